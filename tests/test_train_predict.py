@@ -97,7 +97,7 @@ def test_copies_in_both_scripts_are_equal():
     sources = [(REPO / name).read_text() for name in ("train.py", "predict.py")]
     ours, theirs = ({node.name: ast.get_source_segment(source, node) for node in ast.parse(source).body if hasattr(node, "name")} for source in sources)  # fmt: skip
     shared = (ours.keys() & theirs.keys()) - {"parse", "run"}
-    assert {"SimpleCNN", "read_idx", "load", "download", "fetch", "write", "evaluate", "normalize"} <= shared
+    assert {"SimpleCNN", "read_idx", "load", "download", "fetch", "write", "classify", "normalize", "main", "stop", "report"} <= shared
     for name in shared:
         assert ours[name] == theirs[name], name
 
