@@ -288,6 +288,8 @@ def train(images, labels, *, epochs=3.0, batch_size=128, lr=4e-3, seed=0, device
 def save(model: SimpleCNN, path: Path) -> None:
     """Write the state_dict: float32 on the CPU in the default memory layout, nothing else."""
     state = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()}
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise Error("the weights are no longer numbers; try a smaller --lr")
     buffer = io.BytesIO()  # torch.save puts the name of a file into it: with a temporary name the same weights would differ
     torch.save(state, buffer)
     write(path, buffer.getvalue())
@@ -394,7 +396,7 @@ def run(args: argparse.Namespace) -> int:
             backend, device = "cpu:gloo,cuda:nccl", torch.device("cuda", dist.get_node_local_rank())
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(minutes=10))
         status = run_one(args, device, rank, dist.get_node_local_rank())
-        dist.destroy_process_group()  # without it a process aborts now and then as it exits
+        dist.destroy_process_group()
         return status
     except (Error, OSError, RuntimeError) as error:  # RuntimeError: another process is gone
         if store.add("errors", 1) > 1:
