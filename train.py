@@ -366,7 +366,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train SimpleCNN on MNIST and write its weights.")
     add = parser.add_argument
     add("--epochs", type=number(float, 0.001, 10_000), metavar="N",
-        help="passes over the training images, also below 1 (default: 3, or 10 for fewer than 10,000 images)")
+        help="passes over the training images, also below 1 (default: 3, or 20 for fewer than 10,000 images)")
     add("--batch-size", type=number(int, 1, 60_000), metavar="N", default=128, help="images in a step (default: %(default)s)")
     add("--lr", type=number(float, 1e-9, 1e9), default=4e-3, help="highest learning rate (default: %(default)s)")
     add("--seed", type=number(int, 0, 2**63 - 1), metavar="N", default=0,
@@ -426,7 +426,7 @@ def run_one(args: argparse.Namespace, device: torch.device, rank: int = 0, local
     if rank == 0 and not args.json:
         print(SimpleCNN(), flush=True)
 
-    epochs = args.epochs or (3 if len(images) >= 10_000 else 10)
+    epochs = args.epochs or (3 if len(images) >= 10_000 else 20)
     history = []
     with tqdm(unit=" images", unit_scale=True, disable=rank > 0 or NO_BAR) as bar:
 
