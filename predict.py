@@ -75,7 +75,8 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor, nn
 from tqdm import tqdm
 
-gc.freeze()
+if __name__ == "__main__":
+    gc.freeze()
 gc.enable()
 
 FILES = {

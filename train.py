@@ -71,7 +71,8 @@ from torch import Tensor, distributed as dist, nn
 from torch.optim.adamw import adamw
 from tqdm import tqdm
 
-gc.freeze()
+if __name__ == "__main__":
+    gc.freeze()
 gc.enable()
 
 FILES = {

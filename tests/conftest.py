@@ -40,7 +40,8 @@ def uv_run(script: str, *arguments, cwd, **options) -> subprocess.CompletedProce
 def run_with_mirrors(script: str, *arguments, mirrors, cwd, md5=None, **options) -> subprocess.CompletedProcess:
     """Run a script as `python script arguments`, with other mirrors (and MD5 sums) in torchvision."""
     code = f"""
-import runpy, sys
+import gc, runpy, sys
+gc.freeze = lambda: None  # here torchvision comes first; what it imports complains at exit about objects that are frozen
 from torchvision.datasets import MNIST
 MNIST.mirrors = {mirrors!r}
 MNIST.resources = [(name, {md5 or {}!r}.get(name, md5)) for name, md5 in MNIST.resources]
