@@ -259,7 +259,7 @@ def train(images, labels, *, epochs=3.0, batch_size=128, lr=4e-3, seed=0, device
     means, squares = [torch.zeros_like(p) for p in parameters], [torch.zeros_like(p) for p in parameters]
     counts = [torch.tensor(0.0) for _ in parameters]
 
-    dose = min(1.0, epochs / 20)  # of bending and weight decay: all of it brings 0.1 points in 20 epochs, and costs 0.1 in 3
+    dose = min(1.0, epochs / 20)  # of bending and weight decay: on held-out training images all of it brings 0.05 points in 20 epochs, costs 0.1 in 3
     basis = distortions(device)
     steps_per_epoch = len(images) // batch_size
     steps = max(1, round(epochs * steps_per_epoch))
