@@ -11,7 +11,7 @@
 
     uv run tests/handwriting.py [--data-dir DIR] [--kinds chalk,ruled] [--n 1000] [--seed 0] [--weights FILE] [--save DIR]
 
-Prints a table: kind, variant, accuracy, n, how many were said to hold no ink, and the time of `prepare` per image. --save draws
+Prints a table: kind, variant, accuracy, n, how many were said to hold no ink, and the time that predict.py takes per image. --save draws
 the misread ones beside what the network saw of them.
 """
 
@@ -220,7 +220,7 @@ def main():
                 drawn.append(draw(images[index], rng, **options))
                 start = time.perf_counter()
                 try:
-                    made.append(predict.prepare(drawn[-1]))
+                    made.append(predict.prepare(predict.flatten(drawn[-1])))
                 except predict.Error:
                     made.append(torch.zeros(28, 28, dtype=torch.uint8))
                     none += 1

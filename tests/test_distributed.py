@@ -58,11 +58,15 @@ def cross_entropy(logits, *rest, cross_entropy=train.F.cross_entropy, **options)
     shares.append(len(logits))
     return cross_entropy(logits, *rest, **options)
 train.F.cross_entropy = cross_entropy
-def adamw(parameters, gradients, *rest, adamw=train.adamw, **options):
-    steps.append([g.clone() for g in gradients])
-    adamw(parameters, gradients, *rest, **options)
-    torch.save((steps, [p.detach().clone() for p in parameters], shares[:3], torch.get_num_threads()), f"rank{RANK}.pt")
-train.adamw = adamw
+class Recorder(train.Optimizer):
+    def __init__(self, model, *rest):
+        super().__init__(model, *rest)
+        self.parameters = list(model.parameters())
+    def step(self, lr):
+        steps.append([p.grad.clone() for p in self.parameters])
+        super().step(lr)
+        torch.save((steps, [p.detach().clone() for p in self.parameters], shares[:3], torch.get_num_threads()), f"rank{RANK}.pt")
+train.Optimizer = Recorder
 torch.cpu.get_capabilities = dict  # fp32: bf16 rounds each share for itself
 """
 
@@ -80,16 +84,21 @@ def test_gradient_of_a_global_batch_is_that_of_one_process(pair, train, monkeypa
     """At each step; fp32 sums in another order differ by about 1e-7, a share left out or counted twice by more than 1e-2."""
     alone = []
 
-    def record(parameters, gradients, *rest, adamw=train.adamw, **options):
-        alone.append([g.clone() for g in gradients])
-        adamw(parameters, gradients, *rest, **options)
+    class Recorder(train.Optimizer):
+        def __init__(self, model, *rest):
+            super().__init__(model, *rest)
+            self.parameters = list(model.parameters())
 
-    monkeypatch.setattr(train, "adamw", record)
+        def step(self, lr):
+            alone.append([p.grad.clone() for p in self.parameters])
+            super().step(lr)
+
+    monkeypatch.setattr(train, "Optimizer", Recorder)
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
     model = train.train(*train.load(SAMPLE, "train"), epochs=0.05, batch_size=64)
     together, weights, _, _ = pair.ranks[0]
     assert len(alone) == len(together) == 3
-    # Adam divides by the size of the gradient, and so blows up the rounding where that is near 0: a later step has more of it.
+    # AdamW divides by the size of the gradient, and so blows up the rounding where that is near 0: a later step has more of it.
     for ours, theirs, tolerance in zip(together, alone, (2e-6, 2e-3, 2e-3)):
         for a, b in zip(ours, theirs):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
@@ -147,12 +156,12 @@ def test_process_that_dies_ends_the_job(victim, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/mnist_cnn.pt").write_bytes(b"old")
     code = f"""
-def adamw(*arguments, adamw=train.adamw, calls=[], **options):
+def step(self, lr, step=train.Optimizer.step, calls=[]):
     calls.append(1)
     if RANK == {victim} and len(calls) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    adamw(*arguments, **options)
-train.adamw = adamw
+    step(self, lr)
+train.Optimizer.step = step
 """
     started = time.monotonic()
     result = torchrun("--data-dir", SAMPLE, "--epochs", 1000, cwd=tmp_path, script=driver(tmp_path, code))
