@@ -245,8 +245,8 @@ def distort(x: Tensor, basis: Tensor, strength: float, bend: float, share: slice
 
 
 class Optimizer:
-    """Muon (Jordan et al. 2024) for the two large matrices, AdamW (Loshchilov and Hutter 2019) for all else. On held-out images
-    1.5 epochs of the two give the 99.45 % for which AdamW alone takes 3. `dtype` is that of Muon's matrix products.
+    """Muon (Jordan et al. 2024) for the two large matrices, AdamW (Loshchilov and Hutter 2019) for all else. It reads
+    99.46 % of held-out images after 1.75 epochs, AdamW alone 99.40 % after 2. `dtype` is that of Muon's matrix products.
     """
 
     def __init__(self, model: SimpleCNN, weight_decay: float, dtype: torch.dtype):
@@ -271,11 +271,11 @@ class Optimizer:
               maximize=False, lr=0.12 * lr, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=self.weight_decay)  # fmt: skip
 
 
-def train(images, labels, *, epochs=2.0, batch_size=256, lr=0.05, seed=0, device="cpu", on_step=None) -> SimpleCNN:
+def train(images, labels, *, epochs=1.75, batch_size=256, lr=0.05, seed=0, device="cpu", on_step=None) -> SimpleCNN:
     """Train a new network on (N, 28, 28) uint8 images and their (N,) labels.
 
     One cycle of the learning rate (Smith and Topin 2018): up to `lr` over a fifth of the steps, then down to zero. Labels
-    smoothed by 0.1; images distorted at random, less so in the last 60 % of the steps.
+    smoothed by 0.1; images distorted at random, less so in the last 40 % of the steps.
     `on_step(step, steps, loss, accuracy)` hears of each step, from 1. Raises Error where the loss is no longer a number.
     In a process group (torch.distributed) each process takes its share of every batch, which their number must divide.
     """
@@ -288,7 +288,7 @@ def train(images, labels, *, epochs=2.0, batch_size=256, lr=0.05, seed=0, device
         replica, share = nn.parallel.DistributedDataParallel(model), slice(dist.get_rank(), None, dist.get_world_size())
     # bf16 takes half the time of fp32 where the processor computes in it, and several times as long where it does not.
     bf16 = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
-    dose = min(1.0, epochs / 20)  # of bending and weight decay, which cost accuracy in few epochs
+    dose = min(1.0, epochs / 20)  # of what pays in many epochs only: weight decay, stronger distortion, bending
     optimizer = Optimizer(model, 0.1 * dose, torch.bfloat16 if bf16 else torch.float32)
     basis = distortions(device)
     steps_per_epoch = len(images) // batch_size
@@ -298,7 +298,8 @@ def train(images, labels, *, epochs=2.0, batch_size=256, lr=0.05, seed=0, device
             batches = torch.randperm(len(images), device=device).split(batch_size)
         batch = batches[step % steps_per_epoch]
         # Calmer images at the end are what the network will be asked to read: 0.04 points of accuracy.
-        x = distort(normalize(images[batch]), basis, 1.0 if step < 0.4 * steps else 0.3, 0.7 * dose, share)
+        strength = 1 + 0.2 * dose if step < 0.6 * steps else 0.3
+        x = distort(normalize(images[batch]), basis, strength, 0.7 * dose, share)
         y = labels[batch[share]]
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = replica(x).float()
@@ -394,7 +395,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train SimpleCNN on MNIST and write its weights.")
     add = parser.add_argument
     add("--epochs", type=number(float, 0.001, 10_000), metavar="N",
-        help="passes over the training images, also below 1 (default: 2, or 20 for fewer than 10,000 images)")
+        help="passes over the training images, also below 1 (default: 1.75, or 20 for fewer than 10,000 images)")
     add("--batch-size", type=number(int, 1, 60_000), metavar="N", default=256, help="images in a step (default: %(default)s)")
     add("--lr", type=number(float, 1e-9, 1e9), default=0.05, help="highest learning rate (default: %(default)s)")
     add("--seed", type=number(int, 0, 2**63 - 1), metavar="N", default=0,
@@ -454,14 +455,14 @@ def run_one(args: argparse.Namespace, device: torch.device, rank: int = 0, local
     if rank == 0 and not args.json:
         print(SimpleCNN(), flush=True)
 
-    epochs = args.epochs or (2 if len(images) >= 10_000 else 20)
+    epochs = args.epochs or (1.75 if len(images) >= 10_000 else 20)
     history = []
     with tqdm(unit=" images", unit_scale=True, disable=rank > 0 or NO_BAR) as bar:
 
         def on_step(step: int, steps: int, loss: float, accuracy: float) -> None:
             history.append((loss, accuracy))
             bar.total = steps * args.batch_size
-            bar.desc = f"epoch {math.ceil(step * epochs / steps)} of {epochs:g}: "
+            bar.desc = f"epoch {step * epochs / steps:.2f} of {epochs:g}: "
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update(args.batch_size)
             if bar.disable and rank == 0 and step * 10 % steps < 10:  # a log gets ten lines instead
