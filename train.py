@@ -409,7 +409,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     """Train here or as one of the processes that torchrun started: the first to fail says why, the others end in silence."""
     if not dist.is_torchelastic_launched():
         return run_one(args, choose_device(args.device))
@@ -424,16 +424,15 @@ def run(args: argparse.Namespace) -> int:
         if device.type == "cuda":
             backend, device = "cpu:gloo,cuda:nccl", torch.device("cuda", dist.get_node_local_rank())
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(minutes=10))
-        status = run_one(args, device, rank, dist.get_node_local_rank())
+        run_one(args, device, rank, dist.get_node_local_rank())
         dist.destroy_process_group()
-        return status
     except (Error, OSError, RuntimeError) as error:  # RuntimeError: another process is gone
         if store.add("errors", 1) > 1:
             sys.exit(1)
         raise Error(f"process {rank}: {error}") if isinstance(error, RuntimeError) else error
 
 
-def run_one(args: argparse.Namespace, device: torch.device, rank: int = 0, local_rank: int = 0) -> int:
+def run_one(args: argparse.Namespace, device: torch.device, rank: int = 0, local_rank: int = 0) -> None:
     started = time.perf_counter()
     if rank == 0:
         check_writable(args.weights, "--weights")
@@ -471,7 +470,7 @@ def run_one(args: argparse.Namespace, device: torch.device, rank: int = 0, local
         model = train(images, labels, epochs=epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed,
                       device=device, on_step=on_step)  # fmt: skip
     if rank > 0:
-        return 0
+        return
     logits = classify(model, test_images)
     save(model, args.weights)
     if args.plots:
@@ -479,7 +478,6 @@ def run_one(args: argparse.Namespace, device: torch.device, rank: int = 0, local
             write(args.plots / name, png)
     report(logits, test_labels, dataset, args, device=device.type, seed=args.seed, epochs=epochs,
            seconds=round(time.perf_counter() - started, 3))  # fmt: skip
-    return 0
 
 
 def main(argv: list[str] | None = None) -> None:
