@@ -191,6 +191,26 @@ assert 'torch._dynamo' not in sys.modules"""
     assert result.returncode == 0, result.stderr
 
 
+def test_optimizer(train):
+    """Muon moves the two matrices by `lr` in every direction of their gradients; the rest move as with torch.optim.AdamW."""
+    torch.manual_seed(0)
+    model = train.SimpleCNN()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    train.Optimizer(model, 0.1, torch.float32).step(0.01)
+    for name, p in model.named_parameters():
+        if name in ("conv2.weight", "fc1.weight"):
+            moved = (before[name] - p.detach()).flatten(1)
+            values = torch.linalg.svdvals(moved) / 0.01
+            assert 0.5 < values.min() and values.max() < 1.5 and (moved * p.grad.flatten(1)).sum() > 0, (name, values)
+        else:
+            theirs = torch.nn.Parameter(before[name].clone())
+            theirs.grad = p.grad
+            torch.optim.AdamW([theirs], lr=0.0012, betas=(0.9, 0.99), weight_decay=0.1).step()
+            torch.testing.assert_close(p, theirs)
+
+
 # Data
 
 
