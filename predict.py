@@ -172,18 +172,14 @@ def fetch(urls: list[str], md5: str | None) -> bytes:
     """The content of the first of `urls` that answers with that MD5 (None: any); raises Error where none does."""
     reasons = []
     for url in urls:
-        buffer = io.BytesIO()
         try:
             with (
                 urllib.request.urlopen(url, timeout=10) as response,
-                tqdm(desc=url, total=response.length, unit="B", unit_scale=True, leave=False, disable=NO_BAR) as bar,
+                tqdm.wrapattr(response, "read", response.length, desc=url, leave=False, disable=NO_BAR) as reader,
             ):
-                while chunk := response.read(1 << 16):
-                    bar.update(buffer.write(chunk))
-                    if buffer.tell() > 1 << 26:
-                        raise OSError("more than 64 MB")
-            if md5 in (None, hashlib.md5(buffer.getvalue()).hexdigest()):
-                return buffer.getvalue()
+                data = b"".join(islice(iter(lambda: reader.read(1 << 16), b""), 1 << 10))  # an endless answer ends at 64 MB
+            if md5 in (None, hashlib.md5(data).hexdigest()):
+                return data
             reasons.append(f"{url}: wrong MD5")
         except (OSError, http.client.HTTPException) as error:
             reasons.append(f"{url}: {error}")
@@ -567,18 +563,6 @@ def digit_report(digits: Tensor, labels: Tensor) -> str:
     return "\n".join(lines)
 
 
-def number(kind: type, least: float, most: float):
-    """An argparse type: a `kind` from `least` to `most`."""
-
-    def convert(text: str):
-        if not least <= kind(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
-        return kind(text)
-
-    convert.__name__ = kind.__name__  # argparse names the type by it
-    return convert
-
-
 def choose_device(name: str) -> torch.device:
     """The device `name`, for "auto" the accelerator or else the CPU; raises Error where it is not there."""
     here = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
@@ -607,7 +591,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--data-dir", type=Path, metavar="DIR", help="MNIST in torchvision's layout, DIR/MNIST/raw (default: data/mnist)")
     add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
         help="auto takes the accelerator that is there (default: %(default)s)")
-    add("--batch-size", type=number(int, 1, 60_000), metavar="N", default=100, help="images at a time (default: %(default)s)")
+    add("--batch-size", type=int, metavar="N", default=100, help="images at a time (default: %(default)s)")
     add("--probabilities", action="store_true", help="print all ten for each IMAGE (default: off)")
     add("--report", action="store_true", help="print the accuracy for each digit and the commonest confusions (default: off)")
     add("--plots", type=Path, metavar="DIR", help="draw confusion.png and errors.png there, or predictions.png of the first 25"
@@ -616,6 +600,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     form.add_argument("--json", action="store_true", help="print one JSON object on stdout and nothing else (default: off)")
     form.add_argument("--csv", action="store_true", help="print a line of CSV for each IMAGE (default: off)")
     args = parser.parse_args(argv)
+    if not 1 <= args.batch_size <= 60_000:
+        parser.error(f"--batch-size {args.batch_size} is not between 1 and 60000")
     if args.images and args.report or not args.images and (args.csv or args.probabilities):
         parser.error("--report is for the test images; --csv and --probabilities are for IMAGEs")
     return args

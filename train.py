@@ -63,6 +63,7 @@ import urllib.request
 from datetime import timedelta
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 gc.disable()  # nothing that the imports below make is garbage: not looking for it saves 0.9 of 2.4 s, most of it at exit
@@ -167,18 +168,14 @@ def fetch(urls: list[str], md5: str | None) -> bytes:
     """The content of the first of `urls` that answers with that MD5 (None: any); raises Error where none does."""
     reasons = []
     for url in urls:
-        buffer = io.BytesIO()
         try:
             with (
                 urllib.request.urlopen(url, timeout=10) as response,
-                tqdm(desc=url, total=response.length, unit="B", unit_scale=True, leave=False, disable=NO_BAR) as bar,
+                tqdm.wrapattr(response, "read", response.length, desc=url, leave=False, disable=NO_BAR) as reader,
             ):
-                while chunk := response.read(1 << 16):
-                    bar.update(buffer.write(chunk))
-                    if buffer.tell() > 1 << 26:
-                        raise OSError("more than 64 MB")
-            if md5 in (None, hashlib.md5(buffer.getvalue()).hexdigest()):
-                return buffer.getvalue()
+                data = b"".join(islice(iter(lambda: reader.read(1 << 16), b""), 1 << 10))  # an endless answer ends at 64 MB
+            if md5 in (None, hashlib.md5(data).hexdigest()):
+                return data
             reasons.append(f"{url}: wrong MD5")
         except (OSError, http.client.HTTPException) as error:
             reasons.append(f"{url}: {error}")
@@ -227,14 +224,15 @@ def distortions(device: torch.device) -> Tensor:
     return torch.cat([plane, knots]).to(device)
 
 
-def distort(x: Tensor, basis: Tensor, strength: float, bend: float, share: slice) -> Tensor:
-    """Map the images `share` of a batch, (N, 1, 28, 28), each at random: turned by up to 12°, slanted by up to 0.2, scaled by
-    up to 10 % each way, shifted by up to 2 pixels, and bent by `bend` pixels at each knot of a net of 5 by 5 (elastic
-    distortion, Simard et al. 2003), all times `strength`. `basis` is from `distortions`.
+def distort(x: Tensor, basis: Tensor, strength: float, shift: float, bend: float, share: slice) -> Tensor:
+    """Map the images `share` of a batch, (N, 1, 28, 28), each at random: shifted by up to 2 pixels times `shift`, and turned by
+    up to 12°, slanted by up to 0.2, scaled by up to 10 % each way, and bent by `bend` pixels at each knot of a net of 5 by 5
+    (elastic distortion, Simard et al. 2003), all times `strength`. `basis` is from `distortions`.
     """
     n, device = len(x), x.device  # numbers for the whole batch, so that several processes do what one would
     limits = torch.tensor([math.radians(12), 0.2, 0.1, 0.1, 2 / 14, 2 / 14], device=device)
-    angle, slant, wide, high, right, down = ((torch.rand(n, 6, device=device) * 2 - 1) * limits * strength).T
+    strengths = torch.tensor(4 * [strength] + 2 * [shift], device=device)
+    angle, slant, wide, high, right, down = ((torch.rand(n, 6, device=device) * 2 - 1) * limits * strengths).T
     cos, sin = angle.cos(), angle.sin()
     rows = [(1 + wide) * cos, slant - (1 + wide) * sin, right, (1 + high) * sin, (1 + high) * cos, down]
     knots = torch.randn(n, 2, 25, device=device) * strength * bend / 14
@@ -265,7 +263,7 @@ class Optimizer:
             for _ in range(3):  # Newton-Schulz: brings the singular values near 1; five rounds gain nothing more
                 gram = x @ x.T
                 x = 3.4445 * x + (2.0315 * gram @ gram - 4.775 * gram) @ x
-            p.add_(x.view_as(p), alpha=-lr)
+            p.mul_(1 - lr * self.weight_decay).add_(x.view_as(p), alpha=-lr)
         # What torch.optim.AdamW calls. An object of that class costs 2 to 4 s: the first one imports torch._dynamo.
         adamw(self.rest, [p.grad for p in self.rest], self.means, self.squares, [], self.counts, fused=True, amsgrad=False,
               maximize=False, lr=0.12 * lr, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=self.weight_decay)  # fmt: skip
@@ -297,9 +295,10 @@ def train(images, labels, *, epochs=1.75, batch_size=256, lr=0.05, seed=0, devic
         if step % steps_per_epoch == 0:
             batches = torch.randperm(len(images), device=device).split(batch_size)
         batch = batches[step % steps_per_epoch]
-        # Calmer images at the end are what the network will be asked to read: 0.04 points of accuracy.
+        # Calmer images at the end are what the network will be asked to read: 0.04 points of accuracy. Only the shifts had
+        # better stay in many epochs: 99.52 -> 99.58 % of held-out images.
         strength = 1 + 0.2 * dose if step < 0.6 * steps else 0.3
-        x = distort(normalize(images[batch]), basis, strength, 0.7 * dose, share)
+        x = distort(normalize(images[batch]), basis, strength, max(strength, dose), 0.7 * dose, share)
         y = labels[batch[share]]
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = replica(x).float()
@@ -359,18 +358,6 @@ def report(logits: Tensor, labels: Tensor, dataset: str, args: argparse.Namespac
         print(f"Accuracy of SimpleCNN on the {total:,} test images{source}: {100 * correct / total:.2f} %")
 
 
-def number(kind: type, least: float, most: float):
-    """An argparse type: a `kind` from `least` to `most`."""
-
-    def convert(text: str):
-        if not least <= kind(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not between {least} and {most}")
-        return kind(text)
-
-    convert.__name__ = kind.__name__  # argparse names the type by it
-    return convert
-
-
 def choose_device(name: str) -> torch.device:
     """The device `name`, for "auto" the accelerator or else the CPU; raises Error where it is not there."""
     here = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
@@ -394,11 +381,11 @@ def check_writable(path: Path, option: str) -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train SimpleCNN on MNIST and write its weights.")
     add = parser.add_argument
-    add("--epochs", type=number(float, 0.001, 10_000), metavar="N",
+    add("--epochs", type=float, metavar="N",
         help="passes over the training images, also below 1 (default: 1.75, or 20 for fewer than 10,000 images)")
-    add("--batch-size", type=number(int, 1, 60_000), metavar="N", default=256, help="images in a step (default: %(default)s)")
-    add("--lr", type=number(float, 1e-9, 1e9), default=0.05, help="highest learning rate (default: %(default)s)")
-    add("--seed", type=number(int, 0, 2**63 - 1), metavar="N", default=0,
+    add("--batch-size", type=int, metavar="N", default=256, help="images in a step (default: %(default)s)")
+    add("--lr", type=float, default=0.05, help="highest learning rate (default: %(default)s)")
+    add("--seed", type=int, metavar="N", default=0,
         help="of the first weights, the order and the augmentation (default: %(default)s)")
     add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
         help="auto takes the accelerator that is there (default: %(default)s)")
@@ -406,7 +393,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--weights", type=Path, metavar="FILE", default="data/mnist_cnn.pt", help="state_dict to write (default: %(default)s)")
     add("--plots", type=Path, metavar="DIR", help="draw examples.png and training.png there, with matplotlib (default: off)")
     add("--json", action="store_true", help="print one JSON object on stdout and nothing else (default: off)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    limits = {"epochs": (0.001, 10_000), "batch_size": (1, 60_000), "lr": (1e-9, 1e9), "seed": (0, 2**63 - 1)}
+    for name, (least, most) in limits.items():
+        value = getattr(args, name)
+        if value is not None and not least <= value <= most:
+            parser.error(f"--{name.replace('_', '-')} {value} is not between {least} and {most}")
+    return args
 
 
 def run(args: argparse.Namespace) -> None:
