@@ -286,7 +286,7 @@ def train(images, labels, *, epochs=1.75, batch_size=256, lr=0.05, seed=0, devic
         replica, share = nn.parallel.DistributedDataParallel(model), slice(dist.get_rank(), None, dist.get_world_size())
     # bf16 takes half the time of fp32 where the processor computes in it, and several times as long where it does not.
     bf16 = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
-    dose = min(1.0, epochs / 20)  # of what pays in many epochs only: weight decay, stronger distortion, bending
+    dose = min(1.0, epochs / 20)  # of what pays in many epochs only: weight decay, bending, stronger distortion, a calmer end
     optimizer = Optimizer(model, 0.1 * dose, torch.bfloat16 if bf16 else torch.float32)
     basis = distortions(device)
     steps_per_epoch = len(images) // batch_size
