@@ -420,6 +420,7 @@ def run(args: argparse.Namespace) -> None:
         run_one(args, device, rank, dist.get_node_local_rank())
         dist.destroy_process_group()
     except (Error, OSError, RuntimeError) as error:  # RuntimeError: another process is gone
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others now; whoever is first has yet to say why
         if store.add("errors", 1) > 1:
             sys.exit(1)
         raise Error(f"process {rank}: {error}") if isinstance(error, RuntimeError) else error

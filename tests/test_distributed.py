@@ -161,6 +161,21 @@ train.Optimizer.step = step
     assert files_below(tmp_path) == {"driver.py", "mnist_cnn.pt"} and (tmp_path / "data/mnist_cnn.pt").read_bytes() == b"old"
 
 
+def test_torchrun_does_not_end_the_process_that_is_about_to_say_why(tmp_path):
+    code = """
+import time
+class Error(train.Error):
+    def __init__(self, *args):
+        time.sleep(3)  # torchrun looks for dead processes ten times a second
+        super().__init__(*args)
+def step(self, lr):
+    if RANK == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+train.Error, train.Optimizer.step = Error, step
+"""
+    assert_failed(torchrun("--data-dir", SAMPLE, cwd=tmp_path, script=driver(tmp_path, code)), "process 1: ")
+
+
 def test_stopping_torchrun_stops_all(tmp_path):
     process = subprocess.Popen([str(word) for word in (*TORCHRUN, "--nproc-per-node", 2, REPO / "train.py", "--data-dir", SAMPLE, "--epochs", 30)],
                                cwd=tmp_path, env=ENV, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
