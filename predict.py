@@ -31,7 +31,7 @@ def stop(signum, frame):
     try:
         for path in TEMPORARY:
             path.unlink(missing_ok=True)
-        print(f"\nerror: stopped by {signal.Signals(signum).name}", file=sys.stderr)
+        sys.stderr.write(f"\nerror: stopped by {signal.Signals(signum).name}\n")  # at once: another process may write there too
         sys.stdout.flush()
     finally:
         os._exit(128 + signum)
