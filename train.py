@@ -70,7 +70,6 @@ gc.disable()  # nothing that the imports below make is garbage: not looking for 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed as dist, nn
-from torch.optim.adamw import adamw
 from tqdm import tqdm
 
 if __name__ == "__main__":
@@ -217,7 +216,7 @@ def dataset_name(images: Tensor, labels: Tensor, data_dir: Path) -> str:
 
 # %% Training
 def distortions(device: torch.device) -> Tensor:
-    """(28, 784): what each of the 28 coefficients of `distort` does to the 28×28 places of a picture that is 2 wide."""
+    """(28, 784): what each of the 28 coefficients of `distort` does to the 28×28 places of an image, which is 2 wide and high."""
     places = (torch.arange(28.0) - 13.5) / 14
     plane = torch.stack([places.repeat(28), places.repeat_interleave(28), torch.ones(784)])
     knots = F.interpolate(torch.eye(25).view(25, 1, 5, 5), size=28, mode="bicubic", align_corners=True).view(25, 784)
@@ -225,48 +224,42 @@ def distortions(device: torch.device) -> Tensor:
 
 
 def distort(x: Tensor, basis: Tensor, strength: float, shift: float, bend: float, share: slice) -> Tensor:
-    """Map the images `share` of a batch, (N, 1, 28, 28), each at random: shifted by up to 2 pixels times `shift`, and turned by
-    up to 12°, slanted by up to 0.2, scaled by up to 10 % each way, and bent by `bend` pixels at each knot of a net of 5 by 5
-    (elastic distortion, Simard et al. 2003), all times `strength`. `basis` is from `distortions`.
+    """Distort the images `share` of a batch, (N, 1, 28, 28), each at random: scaled by up to 10 %, slanted by up to 0.3 across and
+    0.2 down (which together turn it), all times `strength`; shifted by up to `shift` pixels; and bent by up to `bend` pixels at
+    each knot of a net of 5 by 5 (elastic distortion, Simard et al. 2003). `basis` is from `distortions`.
     """
-    n, device = len(x), x.device  # numbers for the whole batch, so that several processes do what one would
-    limits = torch.tensor([math.radians(12), 0.2, 0.1, 0.1, 2 / 14, 2 / 14], device=device)
-    strengths = torch.tensor(4 * [strength] + 2 * [shift], device=device)
-    angle, slant, wide, high, right, down = ((torch.rand(n, 6, device=device) * 2 - 1) * limits * strengths).T
-    cos, sin = angle.cos(), angle.sin()
-    rows = [(1 + wide) * cos, slant - (1 + wide) * sin, right, (1 + high) * sin, (1 + high) * cos, down]
-    knots = torch.randn(n, 2, 25, device=device) * strength * bend / 14
-    maps = torch.cat([torch.stack(rows, 1).view(n, 2, 3), knots], 2)[share]
+    rest = [shift / 14] + 25 * [bend / 14]
+    limits = torch.tensor([[0.1 * strength, 0.3 * strength, *rest], [0.2 * strength, 0.1 * strength, *rest]], device=x.device)
+    # Numbers for the whole batch, so that several processes do what one would.
+    maps = torch.eye(2, 28, device=x.device) + (torch.rand(len(x), 2, 28, device=x.device) * 2 - 1) * limits
     # One matrix product: F.affine_grid and F.interpolate take 3.0 ms for 128 images, this 0.2 ms.
-    grid = (maps @ basis).view(-1, 2, 28, 28).permute(0, 2, 3, 1)
+    grid = (maps[share] @ basis).view(-1, 2, 28, 28).permute(0, 2, 3, 1)
     return F.grid_sample(x[share], grid, padding_mode="border", align_corners=False)
 
 
-class Optimizer:
-    """Muon (Jordan et al. 2024) for the two large matrices, AdamW (Loshchilov and Hutter 2019) for all else. It reads
-    99.46 % of held-out images after 1.75 epochs, AdamW alone 99.40 % after 2. `dtype` is that of Muon's matrix products.
+class Muon:
+    """Muon (Jordan et al. 2024) for every parameter: a step of the same length in each direction of the matrix.
+
+    It reads 99.45 % of held-out images after 1.75 epochs, AdamW 99.40 % after 2. torch.optim has it for matrices only, and its
+    import takes 2 to 4 s (torch._dynamo). `dtype` is that of the matrix products.
     """
 
     def __init__(self, model: SimpleCNN, weight_decay: float, dtype: torch.dtype):
         self.weight_decay, self.dtype = weight_decay, dtype
-        self.matrices = [model.conv2.weight, model.fc1.weight]
-        self.rest = [p for p in model.parameters() if not any(p is matrix for matrix in self.matrices)]
-        self.momenta, self.means, self.squares = ([torch.zeros_like(p) for p in ps] for ps in (self.matrices, self.rest, self.rest))
-        self.counts = [torch.tensor(0.0, device=p.device) for p in self.rest]
+        self.momenta = [(p, torch.zeros_like(p)) for p in model.parameters()]
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        for p, momentum in zip(self.matrices, self.momenta):
+        for p, momentum in self.momenta:
             momentum.mul_(0.9).add_(p.grad)
-            x = (p.grad + 0.9 * momentum).flatten(1).to(self.dtype)
+            x = (p.grad + 0.9 * momentum).reshape(len(p), -1).to(self.dtype)
             x = x / (x.norm() + 1e-7)
-            for _ in range(3):  # Newton-Schulz: brings the singular values near 1; five rounds gain nothing more
+            # Newton-Schulz brings the singular values near 1; five rounds gain nothing more. A bias has but one, and that is 1.
+            for _ in range(3 if p.ndim > 1 else 0):
                 gram = x @ x.T
                 x = 3.4445 * x + (2.0315 * gram @ gram - 4.775 * gram) @ x
-            p.mul_(1 - lr * self.weight_decay).add_(x.view_as(p), alpha=-lr)
-        # What torch.optim.AdamW calls. An object of that class costs 2 to 4 s: the first one imports torch._dynamo.
-        adamw(self.rest, [p.grad for p in self.rest], self.means, self.squares, [], self.counts, fused=True, amsgrad=False,
-              maximize=False, lr=0.12 * lr, beta1=0.9, beta2=0.99, eps=1e-8, weight_decay=self.weight_decay)  # fmt: skip
+            # The few small parameters go half as fast: 99.45 % in place of 99.44 %, as far as 12 runs can tell.
+            p.mul_(1 - lr * self.weight_decay).add_(x.view_as(p), alpha=-lr if p.numel() > 10_000 else -lr / 2)
 
 
 def train(images, labels, *, epochs=1.75, batch_size=256, lr=0.05, seed=0, device="cpu", on_step=None) -> SimpleCNN:
@@ -286,8 +279,8 @@ def train(images, labels, *, epochs=1.75, batch_size=256, lr=0.05, seed=0, devic
         replica, share = nn.parallel.DistributedDataParallel(model), slice(dist.get_rank(), None, dist.get_world_size())
     # bf16 takes half the time of fp32 where the processor computes in it, and several times as long where it does not.
     bf16 = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
-    dose = min(1.0, epochs / 20)  # of what pays in many epochs only: weight decay, bending, stronger distortion, a calmer end
-    optimizer = Optimizer(model, 0.1 * dose, torch.bfloat16 if bf16 else torch.float32)
+    dose = min(1.0, epochs / 20)  # of what pays in many epochs only: weight decay, bending, a rougher start, a calmer end
+    optimizer = Muon(model, 0.1 * dose, torch.bfloat16 if bf16 else torch.float32)
     basis = distortions(device)
     steps_per_epoch = len(images) // batch_size
     steps = max(1, round(epochs * steps_per_epoch))
@@ -298,7 +291,7 @@ def train(images, labels, *, epochs=1.75, batch_size=256, lr=0.05, seed=0, devic
         # Calmer images at the end are what the network will be asked to read: in 20 epochs 0.12 points of held-out accuracy, half
         # of it because the shifts stay.
         strength = 1 + 0.2 * dose if step < 0.6 * steps else 0.3 - 0.2 * dose
-        x = distort(normalize(images[batch]), basis, strength, max(strength, dose), 0.7 * dose, share)
+        x = distort(normalize(images[batch]), basis, strength, 2 * max(strength, dose), 1.2 * dose * strength, share)
         y = labels[batch[share]]
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = replica(x).float()

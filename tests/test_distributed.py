@@ -58,7 +58,7 @@ def cross_entropy(logits, *rest, cross_entropy=train.F.cross_entropy, **options)
     shares.append(len(logits))
     return cross_entropy(logits, *rest, **options)
 train.F.cross_entropy = cross_entropy
-class Recorder(train.Optimizer):
+class Recorder(train.Muon):
     def __init__(self, model, *rest):
         super().__init__(model, *rest)
         self.parameters = list(model.parameters())
@@ -66,7 +66,7 @@ class Recorder(train.Optimizer):
         steps.append([p.grad.clone() for p in self.parameters])
         super().step(lr)
         torch.save((steps, [p.detach().clone() for p in self.parameters], shares[:3], torch.get_num_threads()), f"rank{RANK}.pt")
-train.Optimizer = Recorder
+train.Muon = Recorder
 torch.cpu.get_capabilities = dict  # fp32: bf16 rounds each share for itself
 """
 
@@ -88,7 +88,7 @@ def test_gradient_of_a_global_batch_is_that_of_one_process(pair, tmp_path):
     alone, alone_weights, _, _ = torch.load(tmp_path / "rank0.pt")
     together, weights, _, _ = pair.ranks[0]
     assert len(alone) == len(together) == 3
-    # AdamW divides by the size of the gradient, and so blows up the rounding where that is near 0: a later step has more of it.
+    # Muon brings the small singular values of the gradient near 1, their rounding too: a later step has more of it.
     for ours, theirs, tolerance in zip(together, alone, (2e-6, 2e-3, 2e-3)):
         for a, b in zip(ours, theirs):
             torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
@@ -146,12 +146,12 @@ def test_process_that_dies_ends_the_job(victim, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/mnist_cnn.pt").write_bytes(b"old")
     code = f"""
-def step(self, lr, step=train.Optimizer.step, calls=[]):
+def step(self, lr, step=train.Muon.step, calls=[]):
     calls.append(1)
     if RANK == {victim} and len(calls) == 2:
         os.kill(os.getpid(), signal.SIGKILL)
     step(self, lr)
-train.Optimizer.step = step
+train.Muon.step = step
 """
     started = time.monotonic()
     result = torchrun("--data-dir", SAMPLE, "--epochs", 1000, cwd=tmp_path, script=driver(tmp_path, code))
@@ -171,7 +171,7 @@ class Error(train.Error):
 def step(self, lr):
     if RANK == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-train.Error, train.Optimizer.step = Error, step
+train.Error, train.Muon.step = Error, step
 """
     assert_failed(torchrun("--data-dir", SAMPLE, cwd=tmp_path, script=driver(tmp_path, code)), "process 1: ")
 

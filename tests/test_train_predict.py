@@ -191,27 +191,62 @@ assert 'torch._dynamo' not in sys.modules"""
     assert result.returncode == 0, result.stderr
 
 
-def test_optimizer(train):
-    """Muon moves the two matrices, decayed, by `lr` in every direction of their gradients; the rest move as with torch.optim.AdamW."""
+def test_muon(train):
+    """Each parameter, decayed, moves by `lr` in every direction of its gradient; the small ones by half of it."""
     torch.manual_seed(0)
     model, undecayed = train.SimpleCNN(), train.SimpleCNN()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     undecayed.load_state_dict(before)
     for p, other in zip(model.parameters(), undecayed.parameters()):
         p.grad = other.grad = torch.randn_like(p)
-    train.Optimizer(model, 0.1, torch.float32).step(0.01)
-    train.Optimizer(undecayed, 0.0, torch.float32).step(0.01)
+    train.Muon(model, 0.1, torch.float32).step(0.01)
+    train.Muon(undecayed, 0.0, torch.float32).step(0.01)
     for (name, p), other in zip(model.named_parameters(), undecayed.parameters()):
-        if name in ("conv2.weight", "fc1.weight"):
-            torch.testing.assert_close(p, other - 0.01 * 0.1 * before[name])
-            moved = (before[name] - other.detach()).flatten(1)
-            values = torch.linalg.svdvals(moved) / 0.01
-            assert 0.5 < values.min() and values.max() < 1.5 and (moved * p.grad.flatten(1)).sum() > 0, (name, values)
-        else:
-            theirs = torch.nn.Parameter(before[name].clone())
-            theirs.grad = p.grad
-            torch.optim.AdamW([theirs], lr=0.0012, betas=(0.9, 0.99), weight_decay=0.1).step()
-            torch.testing.assert_close(p, theirs)
+        torch.testing.assert_close(p, other - 0.01 * 0.1 * before[name])
+        moved = (before[name] - other.detach()).view(len(p), -1)
+        values = torch.linalg.svdvals(moved) / (0.01 if name in ("conv2.weight", "fc1.weight") else 0.005)
+        assert 0.5 < values.min() and values.max() < 1.5 and (moved * p.grad.view(len(p), -1)).sum() > 0, (name, values)
+
+
+def test_muon_has_momentum(train):
+    """After gradients in two directions, Nesterov's look-ahead moves along their decayed sum, not along the last alone."""
+    model = train.SimpleCNN()
+    optimizer = train.Muon(model, 0.0, torch.float32)
+    first, second = torch.eye(128, 1600), torch.eye(128, 1600).roll(200, 1)
+    for gradient in (first, second):
+        before = model.fc1.weight.detach().clone()
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+        model.fc1.weight.grad = gradient
+        optimizer.step(0.01)
+    moved = before - model.fc1.weight.detach()
+    assert (moved * first).sum() / (moved * second).sum() == pytest.approx(0.81 / 1.9, rel=1e-3)
+
+
+def test_distort(train):
+    """Nothing moves by default; each of the three distorts as far as it says, differently in each image; a share is that of the whole."""
+    basis = train.distortions(torch.device("cpu"))
+    places = (torch.arange(28.0) - 13.5).expand(28, 28)
+    x = torch.stack([places, places.T]).unsqueeze(1)  # each pixel's value is its place, so that distorted images say where they look
+    assert torch.allclose(train.distort(x, basis, 0, 0, 0, slice(None)), x, atol=1e-5)
+    x = x.repeat(200, 1, 1, 1)
+    inner = (slice(None), 0, slice(8, -8), slice(8, -8))  # nothing of it looks beyond the edge
+    for name, amounts, furthest in (("strength", (1, 0, 0), 5.5 * 0.4), ("shift", (0, 2, 0), 2), ("bend", (0, 0, 2), 2.8)):  # the net swings beyond its knots
+        torch.manual_seed(0)
+        whole = train.distort(x, basis, *amounts, slice(None))
+        moved = (whole - x)[inner]
+        assert 0.8 * furthest < moved.abs().max() < 1.05 * furthest and moved.mean().abs() < 0.15, name
+        centre = moved[:, 5:7, 5:7].mean((1, 2))
+        assert (centre.std() > 0.5) == (name != "strength"), name  # only that leaves the middle where it is
+        assert (moved.flatten(1).std(1) < 1e-4).all() == (name == "shift"), name  # only that is the same everywhere
+        assert len({round(float(image[0, 0]), 4) for image in moved}) > 380, name
+        torch.manual_seed(0)
+        assert torch.allclose(train.distort(x, basis, *amounts, slice(1, None, 3)), whole[1::3], atol=1e-5), name
+    torch.manual_seed(0)
+    across, down = (train.distort(x, basis, 1, 0, 0, slice(None)) - x)[inner].view(200, 2, 12, 12).transpose(0, 1)
+    for slopes, limit in (((across[:, 0, 1] - across[:, 0, 0]), 0.1), ((across[:, 1, 0] - across[:, 0, 0]), 0.3),
+                          ((down[:, 0, 1] - down[:, 0, 0]), 0.2), ((down[:, 1, 0] - down[:, 0, 0]), 0.1)):  # fmt: skip
+        assert 0.9 * limit < slopes.abs().max() < limit + 1e-4 and slopes.mean().abs() < 0.2 * limit
 
 
 # Data
