@@ -240,8 +240,8 @@ def distort(x: Tensor, basis: Tensor, strength: float, shift: float, bend: float
 class Muon:
     """Muon (Jordan et al. 2024) for every parameter: a step of the same length in each direction of the matrix.
 
-    It reads 99.45 % of held-out images after 1.75 epochs, AdamW 99.40 % after 2. torch.optim has it for matrices only, and its
-    import takes 2 to 4 s (torch._dynamo). `dtype` is that of the matrix products.
+    It reads 99.47 % of the last 10,000 training images after 1.75 epochs of the others, AdamW 99.40 % after 2. torch.optim.Muon
+    takes no convolutions or biases, and costs 2 to 4 s: it imports torch._dynamo. `dtype` is that of the matrix products.
     """
 
     def __init__(self, model: SimpleCNN, weight_decay: float, dtype: torch.dtype):
@@ -258,7 +258,7 @@ class Muon:
             for _ in range(3 if p.ndim > 1 else 0):
                 gram = x @ x.T
                 x = 3.4445 * x + (2.0315 * gram @ gram - 4.775 * gram) @ x
-            # The few small parameters go half as fast: 99.45 % in place of 99.44 %, as far as 12 runs can tell.
+            # The few small parameters go half as fast: 99.43 % of held-out images in place of 99.40 %, in 12 pairs of runs.
             p.mul_(1 - lr * self.weight_decay).add_(x.view_as(p), alpha=-lr if p.numel() > 10_000 else -lr / 2)
 
 
