@@ -32,7 +32,7 @@ def stop(signum, frame):
     try:
         for path in TEMPORARY:
             path.unlink(missing_ok=True)
-        sys.stderr.write(f"\nerror: stopped by {signal.Signals(signum).name}\n")  # at once: another process may write there too
+        sys.stderr.write(f"\nerror: stopped by {signal.Signals(signum).name}\n")  # one write: nobody else can come between
         sys.stdout.flush()
     finally:
         os._exit(128 + signum)

@@ -13,6 +13,7 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -671,10 +672,10 @@ def test_stopped_while_saving(number, train, predict, here):
     """The new file is written, all but its last step. The message is one write, so that no other process can write into it."""
     for script in (train, predict):
         ready, written = os.pipe()
-        stderr, writes = os.pipe2(os.O_DIRECT)  # keeps writes apart
+        stderr, writes = socket.socketpair(type=socket.SOCK_DGRAM)  # keeps writes apart
 
         def save():
-            os.dup2(writes, 2)
+            os.dup2(writes.fileno(), 2)
             sys.stderr = open(2, "w", buffering=1, closefd=False)
             signal.signal(number, script.stop)
             script.os.replace = lambda *_: (os.write(written, b"x"), time.sleep(30))
@@ -687,9 +688,9 @@ def test_stopped_while_saving(number, train, predict, here):
         assert len(names(here)) == 2  # a temporary file is there
         os.kill(child, number)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + number
-        assert os.read(stderr, 1000).decode() == f"\nerror: stopped by {number.name}\n"
-        os.close(stderr)
-        os.close(writes)
+        assert stderr.recv(1000).decode() == f"\nerror: stopped by {number.name}\n"
+        stderr.close()
+        writes.close()
         assert names(here) == ["w.pt"] and (here / "w.pt").read_bytes() == OLD
 
 

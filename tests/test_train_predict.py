@@ -224,7 +224,7 @@ def test_muon_has_momentum(train):
 
 
 def test_distort(train):
-    """Nothing moves by default; each of the three distorts as far as it says, differently in each image; a share is that of the whole."""
+    """Nothing moves by 0; each of the three distorts as far as it says, differently in each image; a share is that of the whole."""
     basis = train.distortions(torch.device("cpu"))
     places = (torch.arange(28.0) - 13.5).expand(28, 28)
     x = torch.stack([places, places.T]).unsqueeze(1)  # each pixel's value is its place, so that distorted images say where they look
