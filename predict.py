@@ -60,7 +60,6 @@ import platform
 import secrets
 import stat
 import struct
-import tempfile
 import urllib.request
 import warnings
 from collections.abc import Iterator
@@ -154,20 +153,6 @@ def load(data_dir: Path, split: str) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def download(data_dir: Path, splits: list[str]) -> None:
-    """Fetch what is missing in `data_dir` of `splits`, whole; raises Error, with nothing written, where a file does not come."""
-    raw = data_dir / "MNIST/raw"
-    missing = [name for split in splits for name in FILES[split] if not (raw / name).exists()]
-    if not missing:
-        return
-    from torchvision.datasets import MNIST  # its mirrors and MD5 sums; importing it takes 2 to 4 s, so only where needed
-
-    md5 = dict(MNIST.resources)
-    files = {name: fetch([mirror + name + ".gz" for mirror in MNIST.mirrors], md5[name + ".gz"]) for name in missing}
-    for name, data in files.items():
-        write(raw / name, gzip.decompress(data))
-
-
 def fetch(urls: list[str], md5: str | None) -> bytes:
     """The content of the first of `urls` that answers with that MD5 (None: any); raises Error where none does."""
     reasons = []
@@ -186,32 +171,43 @@ def fetch(urls: list[str], md5: str | None) -> bytes:
     raise Error("; ".join(reasons))
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write `path` whole or not at all: a new file beside it takes its place at the end."""
-    path = Path(os.path.realpath(path))  # so that a link stays a link
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    TEMPORARY.append(temporary)
+def write(path: Path, data: bytes | None) -> None:
+    """Write `path` whole or not at all: a new file beside it takes its place at the end. None only tries whether that can be done."""
+    target = Path(os.path.realpath(path))  # so that a link stays a link
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        if target.exists() and not target.is_file():
+            raise OSError("it is no plain file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        TEMPORARY.append(temporary)
+        temporary.write_bytes(data or b"")
+        if data is not None:
+            os.replace(temporary, target)
     except OSError as error:
-        error.filename = str(path)  # a full disk names none
-        raise
+        raise Error(f"cannot write {path} ({error.strerror or error}); make room, or name another place (--help says how)") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if os.path.exists(temporary):
+            temporary.unlink()
 
 
 def choose_data(data_dir: Path | None, splits: list[str]) -> Path:
-    """The folder to read: `data_dir`, by default data/mnist, after a download where it has no data; else, unless named, SAMPLE."""
-    try:
-        download(data_dir or Path("data/mnist"), splits)
-    except Error as error:
-        if data_dir or not SAMPLE.is_dir():
-            raise Error(f"no MNIST in {data_dir or 'data/mnist'}, and no mirror gives it ({error}); copy it there") from None
-        print(f"no mirror gives MNIST ({error}); using the sample in {SAMPLE}", file=sys.stderr)
-        return SAMPLE
-    return data_dir or Path("data/mnist")
+    """The folder to read: `data_dir`, by default data/mnist, after a download of what it lacks; else, unless named, SAMPLE."""
+    folder = data_dir or Path("data/mnist")
+    paths = [folder / "MNIST/raw" / name for split in splits for name in FILES[split]]
+    if missing := [path for path in paths if not path.exists()]:
+        from torchvision.datasets import MNIST  # its mirrors and MD5 sums; importing it takes 2 to 4 s, so only where needed
+
+        md5 = dict(MNIST.resources)
+        try:  # nothing is written before all have come
+            files = [fetch([mirror + path.name + ".gz" for mirror in MNIST.mirrors], md5[path.name + ".gz"]) for path in missing]
+        except Error as error:
+            if data_dir or not SAMPLE.is_dir():
+                raise Error(f"no MNIST in {folder}, and no mirror gives it ({error}); copy it there") from None
+            print(f"no mirror gives MNIST ({error}); using the sample in {SAMPLE}", file=sys.stderr)
+            return SAMPLE
+        for path, data in zip(missing, files):
+            write(path, gzip.decompress(data))
+    return folder
 
 
 def dataset_name(images: Tensor, labels: Tensor, data_dir: Path) -> str:
@@ -489,8 +485,8 @@ def confusion_matrix(digits: Tensor, labels: Tensor) -> Tensor:
     return torch.bincount(labels.long() * 10 + digits, minlength=100).view(10, 10)
 
 
-def draw_accuracy(images: Tensor, labels: Tensor, logits: Tensor) -> dict[str, bytes]:
-    """PNGs of the confusion matrix and of up to 50 misread images, the most confident first."""
+def draw_accuracy(images: Tensor, labels: Tensor, logits: Tensor) -> dict:
+    """matplotlib's Figures of the confusion matrix and of up to 50 misread images, the most confident first."""
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
@@ -512,11 +508,11 @@ def draw_accuracy(images: Tensor, labels: Tensor, logits: Tensor) -> dict[str, b
         if i is not None:
             axis.imshow(images[i].numpy(), cmap="gray")
             axis.set_title(f"{labels[i]} → {digits[i]}  {confidence[i]:.0%}", fontsize=8)
-    return {"confusion.png": png(matrix), "errors.png": png(errors)}
+    return {"confusion.png": matrix, "errors.png": errors}
 
 
-def draw_predictions(results: list[tuple[str, Tensor, Tensor]]) -> dict[str, bytes]:
-    """A PNG with a row for each image: the input, the 28×28 that the network saw, and a bar for each probability."""
+def draw_predictions(results: list[tuple[str, Tensor, Tensor]]) -> dict:
+    """A Figure with a row for each image: the input, the 28×28 that the network saw, and a bar for each probability."""
     from matplotlib.figure import Figure
 
     figure = Figure((7, 1.5 * len(results) + 0.3), layout="constrained")
@@ -529,12 +525,13 @@ def draw_predictions(results: list[tuple[str, Tensor, Tensor]]) -> dict[str, byt
         row[2].set(xticks=range(10), ylim=(0, 1))
         for axis in row[:2]:
             axis.axis("off")
-    return {"predictions.png": png(figure)}
+    return {"predictions.png": figure}
 
 
-def png(figure) -> bytes:
-    figure.savefig(buffer := io.BytesIO(), format="png")
-    return buffer.getvalue()
+def write_figures(folder: Path, figures: dict) -> None:
+    for name, figure in figures.items():
+        figure.savefig(buffer := io.BytesIO(), format="png")
+        write(folder / name, buffer.getvalue())
 
 
 # %% Command line
@@ -571,26 +568,13 @@ def choose_device(name: str) -> torch.device:
     return here if name == "auto" else torch.device(name)
 
 
-def check_writable(path: Path, option: str) -> None:
-    """Raise Error where no file `path` can be written; makes its folder."""
-    try:
-        folder = Path(os.path.realpath(path)).parent  # `write` follows links too
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-        if path.exists() and not path.is_file():
-            raise OSError("it is no plain file")
-    except OSError as error:
-        raise Error(f"cannot write {path} ({error}); name another place with {option}") from None
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Read handwritten digits with the weights that train.py made.")
     add = parser.add_argument
     add("images", nargs="*", metavar="IMAGE", help="an image, a folder of images, or - for one on stdin (default: MNIST's test images)")
     add("--weights", metavar="FILE", default="data/mnist_cnn.pt", help="state_dict to read, a file or a URL (default: %(default)s)")
     add("--data-dir", type=Path, metavar="DIR", help="MNIST in torchvision's layout, DIR/MNIST/raw (default: data/mnist)")
-    add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
-        help="auto takes the accelerator that is there (default: %(default)s)")
+    add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="auto is the accelerator or else cpu (default: %(default)s)")
     add("--batch-size", type=int, metavar="N", default=100, help="images at a time (default: %(default)s)")
     add("--probabilities", action="store_true", help="print all ten for each IMAGE (default: off)")
     add("--report", action="store_true", help="print the accuracy for each digit and the commonest confusions (default: off)")
@@ -642,15 +626,14 @@ def run_images(model: SimpleCNN, args: argparse.Namespace) -> int:
     if args.json:
         print('], "errors": ' + json.dumps(errors) + "}")
     if first:
-        for name, data in draw_predictions(first).items():
-            write(args.plots / name, data)
+        write_figures(args.plots, draw_predictions(first))
     return 1 if errors else 0
 
 
 def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     if args.plots:
-        check_writable(args.plots / "errors.png", "--plots")
+        write(args.plots / "errors.png", None)
         if not find_spec("matplotlib"):  # ten packages that most runs do not need
             raise Error("--plots needs matplotlib; run it as: uv run --with matplotlib predict.py --plots DIR")
     model = load_weights(args.weights).to(device)
@@ -667,8 +650,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report and not args.json:
         print(digit_report(logits.argmax(1), labels))
     if args.plots:
-        for name, data in draw_accuracy(images, labels, logits).items():
-            write(args.plots / name, data)
+        write_figures(args.plots, draw_accuracy(images, labels, logits))
     more = {"confusion": confusion_matrix(logits.argmax(1), labels).tolist()} if args.report else {}
     report(logits, labels, dataset, args, device=device.type, **more)
     return 0

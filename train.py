@@ -57,7 +57,6 @@ import json
 import math
 import platform
 import secrets
-import tempfile
 import time
 import urllib.request
 from datetime import timedelta
@@ -149,20 +148,6 @@ def load(data_dir: Path, split: str) -> tuple[Tensor, Tensor]:
     return images, labels
 
 
-def download(data_dir: Path, splits: list[str]) -> None:
-    """Fetch what is missing in `data_dir` of `splits`, whole; raises Error, with nothing written, where a file does not come."""
-    raw = data_dir / "MNIST/raw"
-    missing = [name for split in splits for name in FILES[split] if not (raw / name).exists()]
-    if not missing:
-        return
-    from torchvision.datasets import MNIST  # its mirrors and MD5 sums; importing it takes 2 to 4 s, so only where needed
-
-    md5 = dict(MNIST.resources)
-    files = {name: fetch([mirror + name + ".gz" for mirror in MNIST.mirrors], md5[name + ".gz"]) for name in missing}
-    for name, data in files.items():
-        write(raw / name, gzip.decompress(data))
-
-
 def fetch(urls: list[str], md5: str | None) -> bytes:
     """The content of the first of `urls` that answers with that MD5 (None: any); raises Error where none does."""
     reasons = []
@@ -181,32 +166,43 @@ def fetch(urls: list[str], md5: str | None) -> bytes:
     raise Error("; ".join(reasons))
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write `path` whole or not at all: a new file beside it takes its place at the end."""
-    path = Path(os.path.realpath(path))  # so that a link stays a link
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    TEMPORARY.append(temporary)
+def write(path: Path, data: bytes | None) -> None:
+    """Write `path` whole or not at all: a new file beside it takes its place at the end. None only tries whether that can be done."""
+    target = Path(os.path.realpath(path))  # so that a link stays a link
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        if target.exists() and not target.is_file():
+            raise OSError("it is no plain file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        TEMPORARY.append(temporary)
+        temporary.write_bytes(data or b"")
+        if data is not None:
+            os.replace(temporary, target)
     except OSError as error:
-        error.filename = str(path)  # a full disk names none
-        raise
+        raise Error(f"cannot write {path} ({error.strerror or error}); make room, or name another place (--help says how)") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        if os.path.exists(temporary):
+            temporary.unlink()
 
 
 def choose_data(data_dir: Path | None, splits: list[str]) -> Path:
-    """The folder to read: `data_dir`, by default data/mnist, after a download where it has no data; else, unless named, SAMPLE."""
-    try:
-        download(data_dir or Path("data/mnist"), splits)
-    except Error as error:
-        if data_dir or not SAMPLE.is_dir():
-            raise Error(f"no MNIST in {data_dir or 'data/mnist'}, and no mirror gives it ({error}); copy it there") from None
-        print(f"no mirror gives MNIST ({error}); using the sample in {SAMPLE}", file=sys.stderr)
-        return SAMPLE
-    return data_dir or Path("data/mnist")
+    """The folder to read: `data_dir`, by default data/mnist, after a download of what it lacks; else, unless named, SAMPLE."""
+    folder = data_dir or Path("data/mnist")
+    paths = [folder / "MNIST/raw" / name for split in splits for name in FILES[split]]
+    if missing := [path for path in paths if not path.exists()]:
+        from torchvision.datasets import MNIST  # its mirrors and MD5 sums; importing it takes 2 to 4 s, so only where needed
+
+        md5 = dict(MNIST.resources)
+        try:  # nothing is written before all have come
+            files = [fetch([mirror + path.name + ".gz" for mirror in MNIST.mirrors], md5[path.name + ".gz"]) for path in missing]
+        except Error as error:
+            if data_dir or not SAMPLE.is_dir():
+                raise Error(f"no MNIST in {folder}, and no mirror gives it ({error}); copy it there") from None
+            print(f"no mirror gives MNIST ({error}); using the sample in {SAMPLE}", file=sys.stderr)
+            return SAMPLE
+        for path, data in zip(missing, files):
+            write(path, gzip.decompress(data))
+    return folder
 
 
 def dataset_name(images: Tensor, labels: Tensor, data_dir: Path) -> str:
@@ -316,25 +312,19 @@ def save(model: SimpleCNN, path: Path) -> None:
     write(path, buffer.getvalue())
 
 
-def draw(images: Tensor, labels: Tensor, history: list[tuple[float, float]]) -> dict[str, bytes]:
-    """Two PNGs: the first nine images with their labels, and the loss and the accuracy in each step of `history`."""
+def draw(images: Tensor, labels: Tensor, history: list[tuple[float, float]]) -> dict:
+    """matplotlib's Figures of the first nine images with their labels, and of the loss and the accuracy in each step of `history`."""
     from matplotlib.figure import Figure  # only where a picture is wanted: it takes a second
 
-    grid, curves = Figure((4.5, 5), layout="constrained"), Figure((9, 3.5), layout="constrained")
-    for axis, image, label in zip(grid.subplots(3, 3).flat, images, labels):
+    examples, training = Figure((4.5, 5), layout="constrained"), Figure((9, 3.5), layout="constrained")
+    for axis, image, label in zip(examples.subplots(3, 3).flat, images, labels):
         axis.imshow(image.numpy(), cmap="gray")
         axis.set_title(f"label {label}")
         axis.axis("off")
-    for axis, name, values in zip(curves.subplots(1, 2), ("loss", "accuracy"), torch.tensor(history).T):
-        axis.plot(values.numpy(), alpha=0.3, label="each step")
-        axis.plot(F.avg_pool1d(values[None], 25, 1, 12, count_include_pad=False)[0].numpy(), label="mean of 25")
+    for axis, name, values in zip(training.subplots(1, 2), ("loss", "accuracy"), zip(*history)):
+        axis.plot(values)
         axis.set(xlabel="step", ylabel=name)
-        axis.legend()
-    pictures = {}
-    for name, figure in (("examples.png", grid), ("training.png", curves)):
-        figure.savefig(buffer := io.BytesIO(), format="png")
-        pictures[name] = buffer.getvalue()
-    return pictures
+    return {"examples.png": examples, "training.png": training}
 
 
 # %% Command line
@@ -359,29 +349,14 @@ def choose_device(name: str) -> torch.device:
     return here if name == "auto" else torch.device(name)
 
 
-def check_writable(path: Path, option: str) -> None:
-    """Raise Error where no file `path` can be written; makes its folder."""
-    try:
-        folder = Path(os.path.realpath(path)).parent  # `write` follows links too
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-        if path.exists() and not path.is_file():
-            raise OSError("it is no plain file")
-    except OSError as error:
-        raise Error(f"cannot write {path} ({error}); name another place with {option}") from None
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train SimpleCNN on MNIST and write its weights.")
     add = parser.add_argument
-    add("--epochs", type=float, metavar="N",
-        help="passes over the training images, also below 1 (default: 1.75, or 20 for fewer than 10,000 images)")
+    add("--epochs", type=float, metavar="N", help="passes over the images, also below 1 (default: 1.75; 20 for fewer than 10,000 images)")
     add("--batch-size", type=int, metavar="N", default=256, help="images in a step (default: %(default)s)")
     add("--lr", type=float, default=0.05, help="highest learning rate (default: %(default)s)")
-    add("--seed", type=int, metavar="N", default=0,
-        help="of the first weights, the order and the augmentation (default: %(default)s)")
-    add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto",
-        help="auto takes the accelerator that is there (default: %(default)s)")
+    add("--seed", type=int, metavar="N", default=0, help="of weights, order and distortions (default: %(default)s)")
+    add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="auto is the accelerator or else cpu (default: %(default)s)")
     add("--data-dir", type=Path, metavar="DIR", help="MNIST in torchvision's layout, DIR/MNIST/raw (default: data/mnist)")
     add("--weights", type=Path, metavar="FILE", default="data/mnist_cnn.pt", help="state_dict to write (default: %(default)s)")
     add("--plots", type=Path, metavar="DIR", help="draw examples.png and training.png there, with matplotlib (default: off)")
@@ -422,9 +397,9 @@ def run(args: argparse.Namespace) -> None:
 def run_one(args: argparse.Namespace, device: torch.device, rank: int = 0, local_rank: int = 0) -> None:
     started = time.perf_counter()
     if rank == 0:
-        check_writable(args.weights, "--weights")
-    if args.plots and rank == 0:
-        check_writable(args.plots / "training.png", "--plots")
+        write(args.weights, None)  # what cannot be written is said now, not after the training
+    if rank == 0 and args.plots:
+        write(args.plots / "training.png", None)
         if not find_spec("matplotlib"):  # ten packages that most runs do not need
             raise Error("--plots needs matplotlib; run it as: uv run --with matplotlib train.py --plots DIR")
     data_dir = choose_data(args.data_dir, ["train", "test"]) if local_rank == 0 else None
@@ -461,8 +436,9 @@ def run_one(args: argparse.Namespace, device: torch.device, rank: int = 0, local
     logits = classify(model, test_images)
     save(model, args.weights)
     if args.plots:
-        for name, png in draw(images, labels, history).items():
-            write(args.plots / name, png)
+        for name, figure in draw(images, labels, history).items():
+            figure.savefig(buffer := io.BytesIO(), format="png")
+            write(args.plots / name, buffer.getvalue())
     report(logits, test_labels, dataset, args, device=device.type, seed=args.seed, epochs=epochs,
            seconds=round(time.perf_counter() - started, 3))  # fmt: skip
 

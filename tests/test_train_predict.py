@@ -97,7 +97,7 @@ def test_copies_in_both_scripts_are_equal():
     sources = [(REPO / name).read_text() for name in ("train.py", "predict.py")]
     ours, theirs = ({node.name: ast.get_source_segment(source, node) for node in ast.parse(source).body if hasattr(node, "name")} for source in sources)  # fmt: skip
     shared = (ours.keys() & theirs.keys()) - {"parse", "run"}
-    assert {"SimpleCNN", "read_idx", "load", "download", "fetch", "write", "classify", "normalize", "main", "stop", "report"} <= shared
+    assert {"SimpleCNN", "read_idx", "load", "choose_data", "fetch", "write", "classify", "normalize", "main", "stop", "report"} <= shared
     for name in shared:
         assert ours[name] == theirs[name], name
 
@@ -371,10 +371,10 @@ def test_bad_mirror_gives_way_to_the_next_or_an_error(fault, mirror, train, torc
     monkeypatch.setattr(train.urllib.request, "urlopen", shorter)
     torchvision_mirrors([mirror.url + "bad/"], mirror.md5)
     with pytest.raises(train.Error, match=FILES[3]):
-        train.download(tmp_path, ["test"])
+        train.choose_data(tmp_path, ["test"])
     assert not files_below(tmp_path)
     torchvision_mirrors([mirror.url + "bad/", mirror.url], mirror.md5)
-    train.download(tmp_path, ["test"])
+    train.choose_data(tmp_path, ["test"])
     assert files_below(tmp_path) == set(FILES[2:]) and mirror.requests.count(bad) == 2
 
 
