@@ -127,7 +127,10 @@ def normalize(images: Tensor) -> Tensor:
 def classify(model: SimpleCNN, images: Tensor, batch_size: int = 100) -> Tensor:
     """The (N, 10) float32 logits, on the CPU, of (N, 28, 28) uint8 images; batches of 100 stay in a CPU's cache: twice as fast as 500."""
     model.to(memory_format=torch.channels_last)
-    return torch.cat([model(normalize(x.to(model.fc1.weight.device))).cpu() for x in images.split(batch_size)])
+    logits = torch.empty(len(images), 10)  # one for all: small ones in the memory of freed activations cost 1 run of 7 up to 340 MB
+    for part, x in zip(logits.split(batch_size), images.split(batch_size)):
+        part.copy_(model(normalize(x.to(model.fc1.weight.device))))
+    return logits
 
 
 # %% Data
