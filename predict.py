@@ -134,26 +134,20 @@ def classify(model: SimpleCNN, images: Tensor, batch_size: int = 100) -> Tensor:
 
 
 # %% Data
-def read_idx(path: Path, ndim: int) -> Tensor:
-    """Read an IDX file of unsigned bytes with `ndim` dimensions (format: the home page of MNIST, LeCun, Cortes and Burges).
-
-    Returns uint8 of the shape that the header gives; raises Error where the file is not just that.
-    """
-    data = bytearray(path.read_bytes())
-    header = 4 + 4 * ndim
-    shape = [int.from_bytes(data[i : i + 4], "big") for i in range(4, header, 4)]
-    if data[:4] != bytes([0, 0, 8, ndim]) or len(data) != header + math.prod(shape) or len(data) <= header:
-        raise Error(f"{path} is damaged or no IDX file; delete it and run again to download it")
-    return torch.frombuffer(data, dtype=torch.uint8, offset=header).view(shape)
-
-
 def load(data_dir: Path, split: str) -> tuple[Tensor, Tensor]:
-    """Split "train" or "test" as (N, 28, 28) uint8 images and (N,) uint8 labels 0..9; raises Error where they are not that."""
-    (images_path, labels_path) = (data_dir / "MNIST/raw" / name for name in FILES[split])
-    images, labels = read_idx(images_path, 3), read_idx(labels_path, 1)
-    if images.shape != (len(labels), 28, 28) or labels.max() > 9:
-        raise Error(f"{images_path} and {labels_path.name} are not 28×28 images with a digit each; delete both and run again")
-    return images, labels
+    """Split "train" or "test" as (N, 28, 28) uint8 images and (N,) uint8 labels 0..9; raises Error where the files are not just that.
+
+    They are IDX files: big-endian integers, which say type, dimensions and sizes, then a byte for each pixel or label (format: the
+    home page of MNIST, LeCun, Cortes and Burges).
+    """
+    images_path, labels_path = (data_dir / "MNIST/raw" / name for name in FILES[split])
+    images, labels = bytearray(images_path.read_bytes()), bytearray(labels_path.read_bytes())
+    n = len(labels) - 8
+    whole = n > 0 and len(images) == 16 + 784 * n and images[:16] == struct.pack(">4I", 0x803, n, 28, 28)
+    if not whole or labels[:8] != struct.pack(">2I", 0x801, n) or max(labels[8:]) > 9:
+        raise Error(f"{images_path} and {labels_path.name} are damaged or not 28×28 images with a digit each; delete both and run again")
+    images, labels = (torch.frombuffer(data, dtype=torch.uint8) for data in (images, labels))
+    return images[16:].view(n, 28, 28), labels[8:]
 
 
 def fetch(urls: list[str], md5: str | None) -> bytes:

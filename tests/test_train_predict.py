@@ -97,7 +97,7 @@ def test_copies_in_both_scripts_are_equal():
     sources = [(REPO / name).read_text() for name in ("train.py", "predict.py")]
     ours, theirs = ({node.name: ast.get_source_segment(source, node) for node in ast.parse(source).body if hasattr(node, "name")} for source in sources)  # fmt: skip
     shared = (ours.keys() & theirs.keys()) - {"parse", "run"}
-    assert {"SimpleCNN", "read_idx", "load", "choose_data", "fetch", "write", "classify", "normalize", "main", "stop", "report"} <= shared
+    assert {"SimpleCNN", "load", "choose_data", "fetch", "write", "classify", "normalize", "main", "stop", "report"} <= shared
     for name in shared:
         assert ours[name] == theirs[name], name
 
@@ -256,30 +256,37 @@ def idx(shape, data: bytes, type_code=8) -> bytes:
     return bytes([0, 0, type_code, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape) + data
 
 
-def test_read_idx(train, tmp_path):
-    path = tmp_path / "x"
-    path.write_bytes(idx((2, 3, 4), bytes(range(24))))
-    assert train.read_idx(path, 3).equal(torch.arange(24, dtype=torch.uint8).view(2, 3, 4))
-    for broken in (b"", b"\0", idx((2, 3, 4), bytes(23)), idx((2, 3, 4), bytes(25)), idx((24,), bytes(24)), idx((2, 3, 4), bytes(24), 13),
-                   idx((0, 28, 28), b""), gzip.compress(idx((2, 3, 4), bytes(24)))):  # fmt: skip
-        path.write_bytes(broken)
-        with pytest.raises(train.Error, match="x is damaged"):
-            train.read_idx(path, 3)
-
-
-def test_load(train, tmp_path):
+def test_load(train):
     images, labels = train.load(SAMPLE, "train")
-    assert images.shape == (4000, 28, 28) and images.dtype == torch.uint8 and labels.bincount().tolist() == [400] * 10
+    assert images.shape == (4000, 28, 28) and images.dtype == labels.dtype == torch.uint8 and labels.bincount().tolist() == [400] * 10
     test_images, test_labels = train.load(SAMPLE, "test")
     assert test_images.shape == (1000, 28, 28) and test_labels.bincount().tolist() == [100] * 10
     assert not {bytes(image.numpy()) for image in images} & {bytes(image.numpy()) for image in test_images}
+
+
+def test_load_reads_idx_files_and_nothing_else(train, tmp_path):
     raw = tmp_path / "MNIST/raw"
     raw.mkdir(parents=True)
-    for shape, digits in (((3, 28, 28), bytes(2)), ((2, 28, 27), bytes(2)), ((2, 28, 28), bytes([3, 10]))):
-        (raw / FILES[2]).write_bytes(idx(shape, bytes(torch.Size(shape).numel())))
-        (raw / FILES[3]).write_bytes(idx((len(digits),), digits))
-        with pytest.raises(train.Error, match="a digit each"):
-            train.load(tmp_path, "test")
+    pixels, digits = bytes(i % 251 for i in range(3 * 784)), bytes([9, 0, 5])
+
+    def load(images: bytes, labels: bytes):
+        (raw / FILES[2]).write_bytes(images)
+        (raw / FILES[3]).write_bytes(labels)
+        return train.load(tmp_path, "test")
+
+    whole = idx((3, 28, 28), pixels), idx((3,), digits)
+    images, labels = load(*whole)
+    assert bytes(images.numpy()) == pixels and images.shape == (3, 28, 28) and labels.tolist() == [9, 0, 5]
+    for broken in (b"", b"\0", whole[0][:-1], whole[0] + b"\0", idx((2, 28, 28), pixels[784:]), idx((3, 28, 28), pixels, 13), idx((3, 14, 56), pixels),
+                   idx((3, 784), pixels), idx((0, 28, 28), b""), gzip.compress(whole[0])):  # fmt: skip
+        with pytest.raises(train.Error, match=f"{FILES[2]} and {FILES[3]} are damaged .* delete both and run again"):
+            load(broken, whole[1])
+    for broken in (b"", b"\0", whole[1][:-1], whole[1] + b"\0", idx((2,), digits), idx((3,), digits, 13), idx((3,), bytes([9, 0, 10])), idx((0,), b""),
+                   idx((3, 1), digits), gzip.compress(whole[1])):  # fmt: skip
+        with pytest.raises(train.Error, match="are damaged"):
+            load(whole[0], broken)
+    with pytest.raises(train.Error, match="are damaged"):
+        load(idx((0, 28, 28), b""), idx((0,), b""))
 
 
 def test_sample_is_made_again_byte_for_byte(tmp_path):
