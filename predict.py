@@ -333,8 +333,9 @@ def find_ink(photo, box, side, blur, share):
     wider = F.pad(rest[None, None], (side // 8,) * 4, mode="replicate")
     if (wider.pow(3) + (wider / 4).pow(9)).mean() > 1.5 * edge:  # without it 92 % of the small digits under a lamp, with it 98 %
         grey = 1 - grey
-    # Repeating the edge makes a dark strip of more than a sixth of the picture as wide as paper, a cropped digit's stroke seldom.
-    r = side // 6
+    # Repeating the edge makes a shadow along it paper, and a cropped digit's stroke only where it is longer than the window. With a
+    # sixth of the picture in place of a fifth, thick cropped digits are read worse (97.3 for 98.6 %), narrow shadows better (60 for 50 %).
+    r = side // 5
     wide = F.pad(grey[None, None], (r,) * 4, mode="replicate")[0, 0]
     ink = without_lines(darkness(wide, r)[r : r + h, r : r + w])
     mask = main_blob(ink, share)
