@@ -181,7 +181,7 @@ def write(path: Path, data: bytes | None) -> None:
         if data is not None:
             os.replace(temporary, target)
     except OSError as error:
-        raise Error(f"cannot write {path} ({error.strerror or error}); make room, or name another place (--help says how)") from None
+        raise Error(f"cannot write {path} ({error.strerror or error}); name another place with --weights, --plots or --data-dir") from None
     finally:
         if os.path.exists(temporary):
             temporary.unlink()
@@ -566,7 +566,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Read handwritten digits with the weights that train.py made.")
     add = parser.add_argument
     add("images", nargs="*", metavar="IMAGE", help="an image, a folder of images, or - for one on stdin (default: MNIST's test images)")
-    add("--weights", metavar="FILE", default="data/mnist_cnn.pt", help="state_dict to read, a file or a URL (default: %(default)s)")
+    add("--weights", metavar="FILE", default="data/mnist_cnn.pt", help="state_dict: a file, or a URL, kept below $TORCH_HOME (default: %(default)s)")
     add("--data-dir", type=Path, metavar="DIR", help="MNIST in torchvision's layout, DIR/MNIST/raw (default: data/mnist)")
     add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="auto is the accelerator or else cpu (default: %(default)s)")
     add("--batch-size", type=int, metavar="N", default=100, help="images at a time (default: %(default)s)")

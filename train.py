@@ -177,7 +177,7 @@ def write(path: Path, data: bytes | None) -> None:
         if data is not None:
             os.replace(temporary, target)
     except OSError as error:
-        raise Error(f"cannot write {path} ({error.strerror or error}); make room, or name another place (--help says how)") from None
+        raise Error(f"cannot write {path} ({error.strerror or error}); name another place with --weights, --plots or --data-dir") from None
     finally:
         if os.path.exists(temporary):
             temporary.unlink()

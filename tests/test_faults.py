@@ -511,7 +511,7 @@ def test_bad_output_ends_before_training(train, predict, good, no_work, here):
     before = names(here)
     for weights in ("file/w.pt", "file/deep/er/w.pt", "folder.pt", "pipe", "/dev/null", "into", "a" * 300):
         message = fails(train, "--weights", weights)
-        assert message.startswith(f"error: cannot write {weights} (") and "another place" in message, message
+        assert message.startswith(f"error: cannot write {weights} (") and "another place with --weights" in message, message
     for script in (train, predict):
         options = ["--weights", "w.pt" if script is train else good]
         for plots in ("file", "file/deep"):
@@ -526,7 +526,7 @@ def test_output_folder_that_may_not_be_written(train, predict, no_work, open_fol
     (open_folder / "link.pt").symlink_to(closed / "w.pt")
     for path in (closed / "w.pt", closed / "new/w.pt", open_folder / "link.pt"):
         message = as_another_user(lambda: train.main(["--weights", str(path)]))
-        assert message.startswith(f"error: cannot write {path} (") and "another place" in message, message
+        assert message.startswith(f"error: cannot write {path} (") and "another place with --weights" in message, message
     message = as_another_user(lambda: predict.main(["--plots", str(closed)]))
     assert message.startswith(f"error: cannot write {closed}/"), message
 
