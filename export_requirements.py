@@ -182,6 +182,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # None where it is closed
     sys.stdout.reconfigure(errors="backslashreplace")  # for names that the locale cannot show
     try:
         run(args)

@@ -41,11 +41,11 @@ if __name__ == "__main__" and not NOTEBOOK:  # this early, because the imports b
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # None where it is closed
-    sys.stdout.reconfigure(errors="backslashreplace")  # for names that the locale cannot show
-    sys.stderr.reconfigure(errors="backslashreplace")
+    sys.stdout.reconfigure(errors="backslashreplace")  # for names that the locale cannot show; stderr is so from the start
 
 # %% Imports and constants
 import argparse
+import contextlib
 import csv
 import functools
 import gc
@@ -56,9 +56,6 @@ import io
 import json
 import math
 import pickle
-import platform
-import secrets
-import stat
 import struct
 import urllib.request
 import warnings
@@ -71,12 +68,13 @@ from pathlib import Path
 gc.disable()  # nothing that the imports below make is garbage: not looking for it saves 0.9 of 2.4 s, most of it at exit
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 from torch import Tensor, nn
 from tqdm import tqdm
 
 if __name__ == "__main__":
     gc.freeze()
+    warnings.filterwarnings("ignore", module="PIL")  # it names no file, and what cannot be read is an error
 gc.enable()
 
 FILES = {
@@ -92,7 +90,8 @@ NO_BAR = True if os.environ.get("TERM") == "dumb" else None  # None: tqdm looks 
 
 
 # What damaged files make torch.load and Pillow raise; tests/fuzz.py looks for more.
-UNREADABLE = (RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError, EOFError, struct.error, pickle.UnpicklingError)
+UNREADABLE = (RuntimeError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, AssertionError, EOFError, struct.error,
+              pickle.UnpicklingError)  # fmt: skip
 NOT_AN_IMAGE = (*UNREADABLE, OSError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 
@@ -146,8 +145,7 @@ def load(data_dir: Path, split: str) -> tuple[Tensor, Tensor]:
     whole = n > 0 and len(images) == 16 + 784 * n and images[:16] == struct.pack(">4I", 0x803, n, 28, 28)
     if not whole or labels[:8] != struct.pack(">2I", 0x801, n) or max(labels[8:]) > 9:
         raise Error(f"{images_path} and {labels_path.name} are damaged or not 28×28 images with a digit each; delete both and run again")
-    images, labels = (torch.frombuffer(data, dtype=torch.uint8) for data in (images, labels))
-    return images[16:].view(n, 28, 28), labels[8:]
+    return torch.frombuffer(images, dtype=torch.uint8, offset=16).view(n, 28, 28), torch.frombuffer(labels, dtype=torch.uint8, offset=8)
 
 
 def fetch(urls: list[str], md5: str | None) -> bytes:
@@ -171,7 +169,7 @@ def fetch(urls: list[str], md5: str | None) -> bytes:
 def write(path: Path, data: bytes | None) -> None:
     """Write `path` whole or not at all: a new file beside it takes its place at the end. None only tries whether that can be done."""
     target = Path(os.path.realpath(path))  # so that a link stays a link
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = target.parent / f".{os.urandom(8).hex()}.tmp"
     try:
         if target.exists() and not target.is_file():
             raise OSError("it is no plain file")
@@ -207,30 +205,24 @@ def choose_data(data_dir: Path | None, splits: list[str]) -> Path:
     return folder
 
 
-def dataset_name(images: Tensor, labels: Tensor, data_dir: Path) -> str:
-    """ "mnist" or "sample" where the test images and labels are just those, else the folder that they came from."""
-    return NAMES.get(hashlib.md5(bytes(images.numpy()) + bytes(labels.numpy())).hexdigest(), str(data_dir))
-
-
 # %% Weights
 def load_weights(source: str) -> SimpleCNN:
     """Read a state_dict from a file, or from a URL by way of torch.hub's cache; raises Error where it is not SimpleCNN's."""
+    path, data = source, None
+    if source.lower().startswith(("https://", "http://")):
+        path = Path(torch.hub.get_dir(), "checkpoints", f"{hashlib.sha256(source.encode()).hexdigest()}.pt")  # many a URL ends in the same name
+        data = None if path.exists() else fetch([source], None)
     try:
-        if source.startswith(("https://", "http://")):
-            name = f"{hashlib.sha256(source.encode()).hexdigest()}.pt"  # many a URL ends in the same file name
-            cached = Path(torch.hub.get_dir(), "checkpoints", name)
-            data = cached.read_bytes() if cached.exists() else fetch([source], None)
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-            if not cached.exists():  # only now that it has proved whole
-                write(cached, data)
-        else:
-            state = torch.load(source, map_location="cpu", weights_only=True)
+        state = torch.load(path if data is None else io.BytesIO(data), map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise Error(f"no weights in {source}; `uv run train.py` makes them") from None
     except OSError as error:
         raise Error(f"cannot read the weights {source} ({error})") from None
     except UNREADABLE:
         raise Error(f"{source} is not a whole state_dict from torch.save; `uv run train.py` makes one") from None
+    if data is not None:  # only now that it has proved whole
+        with contextlib.suppress(Error):  # the next run can fetch it again
+            write(path, data)
     model = SimpleCNN()
     wanted = model.state_dict()
     if not isinstance(state, dict):
@@ -435,7 +427,7 @@ def stream(path: str) -> bytes:
 def open_image(path: str) -> Image.Image:
     if path in ("-", "/dev/stdin") or path.startswith("/dev/fd/"):  # the last is what a shell makes of <(command)
         return Image.open(io.BytesIO(stream(path)))
-    if not stat.S_ISREG(mode := os.stat(path).st_mode) and not stat.S_ISDIR(mode):  # opening a named pipe waits for its writer
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # opening a named pipe waits for its writer
         raise Error("it is no plain file")
     return Image.open(path)
 
@@ -450,6 +442,8 @@ def read_image(path: str) -> Tensor:
             image = flatten(open_image(path))
     except IsADirectoryError:
         raise Error("no images in it") from None
+    except UnidentifiedImageError:
+        raise Error("it is no image that Pillow knows") from None
     except NOT_AN_IMAGE as error:
         raise Error(str(error) or type(error).__name__) from None
     return prepare(image)
@@ -535,7 +529,7 @@ def report(logits: Tensor, labels: Tensor, dataset: str, args: argparse.Namespac
     if args.json:
         result = {"accuracy": correct / total, "correct": correct, "total": total, "dataset": dataset}
         result |= {"loss": F.cross_entropy(logits, labels.long()).item(), "weights": str(args.weights), **more}
-        result |= {"python": platform.python_version(), "torch": version("torch"), "torchvision": version("torchvision")}
+        result |= {"python": sys.version.split()[0], "torch": version("torch"), "torchvision": version("torchvision")}
         print(json.dumps(result))
     else:
         source = {"mnist": "", "sample": " of the sample"}.get(dataset, f" of {dataset}")
@@ -547,19 +541,13 @@ def digit_report(digits: Tensor, labels: Tensor) -> str:
     counts = confusion_matrix(digits, labels)
     lines = ["digit  images  correct  accuracy"]
     for digit, row in enumerate(counts.tolist()):
-        lines.append(f"{digit:5}  {sum(row):6}  {row[digit]:7}  {100 * row[digit] / max(1, sum(row)):6.2f} %")
+        if any(row):
+            lines.append(f"{digit:5}  {sum(row):6}  {row[digit]:7}  {100 * row[digit] / sum(row):6.2f} %")
     values, places = counts.fill_diagonal_(0).flatten().topk(5)
-    lines += ["", "true  predicted  times"]
+    if values.any():
+        lines += ["", "true  predicted  times"]
     lines += [f"{place // 10:4}  {place % 10:9}  {value:5}" for value, place in zip(values.tolist(), places.tolist()) if value]
     return "\n".join(lines)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device `name`, for "auto" the accelerator or else the CPU; raises Error where it is not there."""
-    here = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    if name not in ("auto", "cpu", here.type):
-        raise Error(f"no {name} device here; run with --device {here.type}")
-    return here if name == "auto" else torch.device(name)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -582,6 +570,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--batch-size {args.batch_size} is not between 1 and 60000")
     if args.images and args.report or not args.images and (args.csv or args.probabilities):
         parser.error("--report is for the test images; --csv and --probabilities are for IMAGEs")
+    here = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if args.device not in ("auto", "cpu", here.type):
+        parser.error(f"no {args.device} device here; run with --device {here.type}")
+    args.device = here if args.device == "auto" else torch.device(args.device)
     return args
 
 
@@ -625,17 +617,16 @@ def run_images(model: SimpleCNN, args: argparse.Namespace) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    device = choose_device(args.device)
     if args.plots:
         write(args.plots / "errors.png", None)
         if not find_spec("matplotlib"):  # ten packages that most runs do not need
             raise Error("--plots needs matplotlib; run it as: uv run --with matplotlib predict.py --plots DIR")
-    model = load_weights(args.weights).to(device)
+    model = load_weights(args.weights).to(args.device)
     if args.images:
         return run_images(model, args)
     data_dir = choose_data(args.data_dir, ["test"])
     images, labels = load(data_dir, "test")
-    dataset = dataset_name(images, labels, data_dir)
+    dataset = NAMES.get(hashlib.md5(bytes(images.numpy()) + bytes(labels.numpy())).hexdigest(), str(data_dir))
     if dataset == "sample":
         print("note: weights trained on all of MNIST have seen these images: they come from its training half", file=sys.stderr)
     if not args.json:
@@ -646,7 +637,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plots:
         write_figures(args.plots, draw_accuracy(images, labels, logits))
     more = {"confusion": confusion_matrix(logits.argmax(1), labels).tolist()} if args.report else {}
-    report(logits, labels, dataset, args, device=device.type, **more)
+    report(logits, labels, dataset, args, device=args.device.type, **more)
     return 0
 
 

@@ -42,8 +42,7 @@ if __name__ == "__main__" and not NOTEBOOK:  # this early, because the imports b
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # None where it is closed
-    sys.stdout.reconfigure(errors="backslashreplace")  # for names that the locale cannot show
-    sys.stderr.reconfigure(errors="backslashreplace")
+    sys.stdout.reconfigure(errors="backslashreplace")  # for names that the locale cannot show; stderr is so from the start
 
 # %% Imports and constants
 import argparse
@@ -54,9 +53,6 @@ import hashlib
 import http.client
 import io
 import json
-import math
-import platform
-import secrets
 import struct
 import time
 import urllib.request
@@ -75,9 +71,8 @@ from tqdm import tqdm
 if __name__ == "__main__":
     gc.freeze()
     if sys.platform == "linux":  # glibc shall keep what a step frees for the next one: mapping it anew takes a third of the time
-        M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-        ctypes.CDLL(None).mallopt(M_TRIM_THRESHOLD, 1 << 30)
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 25)
+        ctypes.CDLL(None).mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+        ctypes.CDLL(None).mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD
 gc.enable()
 
 FILES = {
@@ -142,8 +137,7 @@ def load(data_dir: Path, split: str) -> tuple[Tensor, Tensor]:
     whole = n > 0 and len(images) == 16 + 784 * n and images[:16] == struct.pack(">4I", 0x803, n, 28, 28)
     if not whole or labels[:8] != struct.pack(">2I", 0x801, n) or max(labels[8:]) > 9:
         raise Error(f"{images_path} and {labels_path.name} are damaged or not 28×28 images with a digit each; delete both and run again")
-    images, labels = (torch.frombuffer(data, dtype=torch.uint8) for data in (images, labels))
-    return images[16:].view(n, 28, 28), labels[8:]
+    return torch.frombuffer(images, dtype=torch.uint8, offset=16).view(n, 28, 28), torch.frombuffer(labels, dtype=torch.uint8, offset=8)
 
 
 def fetch(urls: list[str], md5: str | None) -> bytes:
@@ -167,7 +161,7 @@ def fetch(urls: list[str], md5: str | None) -> bytes:
 def write(path: Path, data: bytes | None) -> None:
     """Write `path` whole or not at all: a new file beside it takes its place at the end. None only tries whether that can be done."""
     target = Path(os.path.realpath(path))  # so that a link stays a link
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = target.parent / f".{os.urandom(8).hex()}.tmp"
     try:
         if target.exists() and not target.is_file():
             raise OSError("it is no plain file")
@@ -201,11 +195,6 @@ def choose_data(data_dir: Path | None, splits: list[str]) -> Path:
         for path, data in zip(missing, files):
             write(path, gzip.decompress(data))
     return folder
-
-
-def dataset_name(images: Tensor, labels: Tensor, data_dir: Path) -> str:
-    """ "mnist" or "sample" where the test images and labels are just those, else the folder that they came from."""
-    return NAMES.get(hashlib.md5(bytes(images.numpy()) + bytes(labels.numpy())).hexdigest(), str(data_dir))
 
 
 # %% Training
@@ -261,9 +250,12 @@ def train(images, labels, *, epochs=1.75, batch_size=256, lr=0.05, seed=0, devic
 
     One cycle of the learning rate (Smith and Topin 2018): up to `lr` over a fifth of the steps, then down to zero. Labels
     smoothed by 0.1; images distorted at random, less so in the last 40 % of the steps.
-    `on_step(step, steps, loss, accuracy)` hears of each step, from 1. Raises Error where the loss is no longer a number.
+    `on_step(step, steps, loss, accuracy)` hears of each step, from 1. Raises Error where the loss is no longer a number, or where
+    a batch is more than the images.
     In a process group (torch.distributed) each process takes its share of every batch, which their number must divide.
     """
+    if batch_size > len(images):
+        raise Error(f"--batch-size {batch_size} is more than the {len(images)} training images")
     torch.manual_seed(seed)
     device = torch.device(device)
     model = SimpleCNN().to(device, memory_format=torch.channels_last)
@@ -293,7 +285,7 @@ def train(images, labels, *, epochs=1.75, batch_size=256, lr=0.05, seed=0, devic
         model.zero_grad()
         loss.backward()
         optimizer.step(lr * min((step + 1) / steps / 0.2, (1 - step / steps) / 0.8))
-        if not math.isfinite(loss.item()):
+        if not loss.isfinite():
             raise Error(f"the loss is {loss.item()} at step {step + 1}; try a smaller --lr")
         if on_step:
             on_step(step + 1, steps, loss.item(), (logits.argmax(1) == y).float().mean().item())
@@ -303,8 +295,6 @@ def train(images, labels, *, epochs=1.75, batch_size=256, lr=0.05, seed=0, devic
 def save(model: SimpleCNN, path: Path) -> None:
     """Write the state_dict: float32 on the CPU in the default memory layout, nothing else."""
     state = {name: tensor.cpu().clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()}
-    if not all(tensor.isfinite().all() for tensor in state.values()):
-        raise Error("the weights are no longer numbers; try a smaller --lr")
     buffer = io.BytesIO()  # torch.save puts the name of a file into it: with a temporary name the same weights would differ
     torch.save(state, buffer)
     write(path, buffer.getvalue())
@@ -332,19 +322,11 @@ def report(logits: Tensor, labels: Tensor, dataset: str, args: argparse.Namespac
     if args.json:
         result = {"accuracy": correct / total, "correct": correct, "total": total, "dataset": dataset}
         result |= {"loss": F.cross_entropy(logits, labels.long()).item(), "weights": str(args.weights), **more}
-        result |= {"python": platform.python_version(), "torch": version("torch"), "torchvision": version("torchvision")}
+        result |= {"python": sys.version.split()[0], "torch": version("torch"), "torchvision": version("torchvision")}
         print(json.dumps(result))
     else:
         source = {"mnist": "", "sample": " of the sample"}.get(dataset, f" of {dataset}")
         print(f"Accuracy of SimpleCNN on the {total:,} test images{source}: {100 * correct / total:.2f} %")
-
-
-def choose_device(name: str) -> torch.device:
-    """The device `name`, for "auto" the accelerator or else the CPU; raises Error where it is not there."""
-    here = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    if name not in ("auto", "cpu", here.type):
-        raise Error(f"no {name} device here; run with --device {here.type}")
-    return here if name == "auto" else torch.device(name)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -365,13 +347,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         value = getattr(args, name)
         if value is not None and not least <= value <= most:
             parser.error(f"--{name.replace('_', '-')} {value} is not between {least} and {most}")
+    here = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    if args.device not in ("auto", "cpu", here.type):
+        parser.error(f"no {args.device} device here; run with --device {here.type}")
+    args.device = here if args.device == "auto" else torch.device(args.device)
     return args
 
 
 def run(args: argparse.Namespace) -> None:
     """Train here or as one of the processes that torchrun started: the first to fail says why, the others end in silence."""
     if not dist.is_torchelastic_launched():
-        return run_one(args, choose_device(args.device))
+        return run_one(args)
     store, rank, size = next(dist.rendezvous("env://"))
     for code in (signal.SIGINT, signal.SIGTERM):  # by which torchrun ends the others
         signal.signal(code, lambda *which: os._exit(1) if store.add("errors", 1) > 1 else stop(*which))
@@ -379,11 +365,11 @@ def run(args: argparse.Namespace) -> None:
     try:
         if args.batch_size % size:
             raise Error(f"--batch-size {args.batch_size} is not a multiple of the {size} processes")
-        backend, device = "gloo", choose_device(args.device)
-        if device.type == "cuda":
-            backend, device = "cpu:gloo,cuda:nccl", torch.device("cuda", dist.get_node_local_rank())
+        backend = "gloo"
+        if args.device.type == "cuda":
+            backend, args.device = "cpu:gloo,cuda:nccl", torch.device("cuda", dist.get_node_local_rank())
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(minutes=10))
-        run_one(args, device, rank, dist.get_node_local_rank())
+        run_one(args, rank, dist.get_node_local_rank())
         dist.destroy_process_group()
     except (Error, OSError, RuntimeError) as error:  # RuntimeError: another process is gone
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others now; whoever is first has yet to say why
@@ -392,7 +378,7 @@ def run(args: argparse.Namespace) -> None:
         raise Error(f"process {rank}: {error}") if isinstance(error, RuntimeError) else error
 
 
-def run_one(args: argparse.Namespace, device: torch.device, rank: int = 0, local_rank: int = 0) -> None:
+def run_one(args: argparse.Namespace, rank: int = 0, local_rank: int = 0) -> None:
     started = time.perf_counter()
     if rank == 0:
         write(args.weights, None)  # what cannot be written is said now, not after the training
@@ -408,9 +394,7 @@ def run_one(args: argparse.Namespace, device: torch.device, rank: int = 0, local
             raise Error("the hosts have different data; give all of them the same --data-dir")
     images, labels = load(data_dir, "train")
     test_images, test_labels = load(data_dir, "test")
-    dataset = dataset_name(test_images, test_labels, data_dir)
-    if args.batch_size > len(images):
-        raise Error(f"--batch-size {args.batch_size} is more than the {len(images)} training images")
+    dataset = NAMES.get(hashlib.md5(bytes(test_images.numpy()) + bytes(test_labels.numpy())).hexdigest(), str(data_dir))
     if rank == 0 and not args.json:
         print(SimpleCNN(), flush=True)
 
@@ -428,16 +412,18 @@ def run_one(args: argparse.Namespace, device: torch.device, rank: int = 0, local
                 print(f"step {step} of {steps}: loss {loss:.3f}", file=sys.stderr)
 
         model = train(images, labels, epochs=epochs, batch_size=args.batch_size, lr=args.lr, seed=args.seed,
-                      device=device, on_step=on_step)  # fmt: skip
+                      device=args.device, on_step=on_step)  # fmt: skip
     if rank > 0:
         return
     logits = classify(model, test_images)
+    if not F.cross_entropy(logits, test_labels.long()).isfinite():
+        raise Error("the loss on the test images is no number; try a smaller --lr")
     save(model, args.weights)
     if args.plots:
         for name, figure in draw(images, labels, history).items():
             figure.savefig(buffer := io.BytesIO(), format="png")
             write(args.plots / name, buffer.getvalue())
-    report(logits, test_labels, dataset, args, device=device.type, seed=args.seed, epochs=epochs,
+    report(logits, test_labels, dataset, args, device=args.device.type, seed=args.seed, epochs=epochs,
            seconds=round(time.perf_counter() - started, 3))  # fmt: skip
 
 

@@ -290,6 +290,13 @@ def test_unwritable_output_is_one_line(index, tmp_path):
     assert {path.name for path in tmp_path.rglob("*") if "cache" not in path.parts} == {"x.py", "folder"}
 
 
+def test_stdout_closed(index, tmp_path):
+    (tmp_path / "x.py").write_text(script("a"))
+    command = ["sh", "-c", f"exec {sys.executable} {REPO}/export_requirements.py x.py --output r.txt >&-"]
+    result = run(*command, cwd=tmp_path, env={**ENV, **index})
+    assert (result.returncode, result.stderr) == (0, "") and "a==2" in (tmp_path / "r.txt").read_text()
+
+
 def test_stopped(server, tmp_path):
     """SIGTERM while uv waits for a silent index: one line, no debris."""
     (tmp_path / "x.py").write_text(script("a"))

@@ -29,7 +29,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ENV, REPO, SAMPLE, assert_one_error_line, run, run_with_mirrors
+from conftest import ENV, REPO, SAMPLE, assert_one_error_line, run
 from PIL import Image
 
 FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
@@ -242,6 +242,13 @@ def test_half_weights_from_a_url_are_not_kept(predict, good, server, here, monke
     predict.load_weights(f"{server.url}w.pt")  # from the cache
 
 
+def test_weights_from_a_url_are_used_where_they_cannot_be_kept(predict, good, server, here, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(here / "w.pt/hub"))  # below a file
+    server.answers["/w.pt"] = good.read_bytes()
+    state, kept = predict.load_weights(f"{server.url}w.pt").state_dict(), torch.load(good, weights_only=True)
+    assert all(state[name].equal(kept[name]) for name in kept) and (here / "w.pt").read_bytes() == OLD
+
+
 # Data
 
 DAMAGED = {  # fault: (which of the four files, its new content from the old)
@@ -450,7 +457,7 @@ def test_disk_full_while_writing_requirements(tmp_path):
     for name in ("train.py", "predict.py", "export_requirements.py"):
         shutil.copy(REPO / name, tmp_path)
     (tmp_path / "requirements.txt").write_bytes(b"old\n")
-    code = f"""
+    code = """
 import resource, runpy, subprocess, sys
 hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))  # for the script, not for uv and its cache
@@ -509,7 +516,7 @@ def test_bad_output_ends_before_training(train, predict, good, no_work, here):
     os.mkfifo(here / "pipe")
     (here / "into").symlink_to(here / "file/w.pt")
     before = names(here)
-    for weights in ("file/w.pt", "file/deep/er/w.pt", "folder.pt", "pipe", "/dev/null", "into", "a" * 300):
+    for weights in ("file/w.pt", "file/deep/er/w.pt", "folder.pt", "pipe", "/dev/null", "into", "a" * 300, "/"):
         message = fails(train, "--weights", weights)
         assert message.startswith(f"error: cannot write {weights} (") and "another place with --weights" in message, message
     for script in (train, predict):
@@ -566,21 +573,28 @@ def test_bad_arguments_to_predict(arguments, predict, no_work, capsys):
     assert caught.value.code == 2 and ": error: " in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_device_that_is_not_there(train, predict, good, no_work, here):
+def test_device_that_is_not_there(train, predict, no_work, capsys):
     absent = next(name for name in ("cuda", "mps") if torch.accelerator.current_accelerator(True) != torch.device(name))
     for script in (train, predict):
-        message = fails(script, "--device", absent, "--weights", "w.pt" if script is train else good)
-        assert f"no {absent} device here" in message and "--device" in message
+        with pytest.raises(SystemExit) as caught:
+            script.main(["--device", absent])
+        message = capsys.readouterr().err.splitlines()[-1]
+        assert caught.value.code == 2 and f": error: no {absent} device here; run with --device " in message, message
 
 
 def test_batch_larger_than_the_data(train, tiny, here):
     message = fails(train, "--data-dir", tiny, "--weights", "w.pt", "--batch-size", 33)
     assert "--batch-size 33" in message and "32 training images" in message and (here / "w.pt").read_bytes() == OLD
+    with pytest.raises(train.Error, match="--batch-size 256 "):
+        train.train(*train.load(tiny, "train"))
 
 
 def test_loss_that_is_no_number_stops_at_once(train, tiny, here, capsys):
     message = fails(train, "--data-dir", tiny, "--weights", "w.pt", "--batch-size", 16, "--epochs", 50, "--lr", 1e9, "--device", "cpu")
     assert re.search(r"the loss is (nan|inf) at step \d; try a smaller --lr", message), message
+    # After a single step the loss was still that of the new network.
+    message = fails(train, "--data-dir", SAMPLE, "--weights", "w.pt", "--epochs", 0.001, "--lr", 1e9, "--device", "cpu")
+    assert message == "error: the loss on the test images is no number; try a smaller --lr"
     assert (here / "w.pt").read_bytes() == OLD and names(here) == ["w.pt"]
 
 
@@ -897,6 +911,11 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
+def no_time() -> bytes:
+    """An animation that has lost how it counts time: Pillow divides by 0."""
+    return encoded(digit("RGB"), "avif", save_all=True, append_images=[digit("RGB").rotate(90)]).replace(b"mdhd", bytes(4))
+
+
 def digit(mode: str = "L", size=(40, 40)) -> Image.Image:
     """A dark stroke on a light ground."""
     image = Image.new("L", size, 255)
@@ -931,6 +950,7 @@ def draw_bad_and_good(folder: Path) -> tuple[set[str], set[str], set[str]]:
             "bomb.png": bomb(20_000, 20_000),
             "bigger bomb.png": bomb(2**31 - 1, 2**31 - 1),
             "cut short.png": bomb(5_000, 5_000),
+            "no time.avif": no_time(),
         },
         "either": {  # no ink, a stroke out of all proportion, levels without a scale: read or refused, in one line
             "float.tiff": encoded(digit("F"), "tiff"),

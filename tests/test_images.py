@@ -113,6 +113,7 @@ def test_an_unreadable_image_does_not_stop_the_others(folder, predict_main):
     status, out, err = predict_main(folder, "missing.png")
     assert (status, len(out.splitlines())) == (1, 20)
     assert [line for line in err.splitlines() if "error" in line] and all(f"{name}: " in err for name in ("05.png", "07.png", "missing.png"))
+    assert "05.png: it is no image that Pillow knows" in err
     assert err.count("error: ") == 3
     status, out, _ = predict_main(folder, "--json")
     assert status == 1 and [os.path.basename(e["file"]) for e in json.loads(out)["errors"]] == ["05.png", "07.png"]
@@ -133,6 +134,14 @@ def test_stdin_and_no_data_needed(folder, trained, tmp_path):
     assert piped.returncode == named.returncode == 0, piped.stderr
     assert piped.stdout.split()[0] == "-" and piped.stdout.split()[1:] == named.stdout.split()[1:]
     assert not (tmp_path / "data").exists()
+
+
+def test_what_pillow_warns_of_is_read_in_silence(digits, trained, tmp_path):
+    """An EXIF block that breaks off: its warning would come without the file's name, and would be an error under -W error."""
+    broken = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01\0\0\0"
+    photo(digits[0][4]).save(tmp_path / "a.jpg", exif=broken)
+    result = run(sys.executable, "-W", "error::UserWarning", REPO / "predict.py", "--weights", trained.weights, tmp_path / "a.jpg", cwd=tmp_path)
+    assert result.returncode == 0 and len(result.stdout.splitlines()) == 1 and "arning" not in result.stderr, result.stderr
 
 
 def test_what_is_no_plain_file_is_a_line(folder, trained, tmp_path):
@@ -269,6 +278,12 @@ def test_report(predict_main, trained):
     assert [counts[d][d] for d in range(10)] == [int(row[2]) for row in rows]
     for true, predicted, times in confusions:
         assert counts[int(true)][int(predicted)] == int(times)
+
+
+def test_report_of_few_images(predict):
+    """Digits that are not among the images have no accuracy, and where nothing is misread there are no confusions."""
+    few = torch.tensor([3, 3, 5])
+    assert predict.digit_report(few, few.byte()).splitlines()[1:] == ["    3       2        2  100.00 %", "    5       1        1  100.00 %"]
 
 
 def size(path) -> tuple[int, int]:

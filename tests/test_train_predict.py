@@ -3,10 +3,8 @@
 import ast
 import gzip
 import hashlib
-import io
 import json
 import re
-import subprocess
 import sys
 import time
 import tomllib
