@@ -315,8 +315,9 @@ def find_ink(photo, box, side, blur, share):
     small = small.filter(ImageFilter.BoxBlur(blur))
     rgb = to_tensor(small) / 255
     rest = rgb - to_tensor(small.filter(ImageFilter.BoxBlur(side // 6))) / 255
-    weight = (rest * rest.mean(0)).mean((1, 2)).clamp(min=0) + 1e-6  # the channels in which the ink shows
-    weight = (weight / weight.sum())[:, None, None]
+    weight = torch.linalg.eigh(rest.flatten(1).cov()).eigenvectors[:, 2]  # the mix of channels in which the ink shows
+    weight = (weight if weight.sum() > 0 else -weight).clamp(min=0)[:, None, None]
+    weight = weight / weight.sum()
     grey, rest = (rgb * weight).sum(0), (rest * weight).sum(0)
     # Ink is the rarer side, so it skews the grey; where thick ink fills the picture, the edge still is mostly paper. The 9th power
     # lets a speck of ink outweigh the light: a small digit in a large photo is 10 to 70 deviations strong, a cropped one 4 at most.
@@ -337,7 +338,8 @@ def find_ink(photo, box, side, blur, share):
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """Any picture -> upright, "L" or "RGB", at most 1600 x 1600; transparency counts as white paper. Decodes it: raises as Pillow does."""
+    """Any picture -> upright, "L" or "RGB", at most 1600 x 1600; transparency counts as white paper, under white ink as black.
+    Decodes it: raises as Pillow does."""
     image.draft("RGB", (1600, 1600))  # a JPEG is decoded at a fraction of its size
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # 16 or 32 bits: of whatever range
@@ -348,10 +350,36 @@ def flatten(image: Image.Image) -> Image.Image:
         image = Image.frombytes("L", image.size, bytes(values.round().byte().tolist()))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        page = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        if page.convert("L").getextrema()[0] > 240:  # white ink shows on black only
+            page = Image.alpha_composite(Image.new("RGBA", image.size, "black"), image)
+        image = page
     image = image.convert("L" if image.mode in ("1", "L") else "RGB")
     image.thumbnail((1600, 1600))
     return image
+
+
+def without_surroundings(photo):
+    """Paint paper over the frame or the table around the page of an RGB photo. That is what takes most of the edge, and all that is
+    connected with it and 64 or more away from the median grey, if it leaves a rectangle."""
+    small = to_tensor(photo.reduce(max(1, max(photo.size) // 224)))
+    grey = small.float().mean(0)
+    far = (grey - grey.median()).abs() >= 64
+    edge = torch.ones_like(far)
+    edge[1:-1, 1:-1] = False
+    if far[edge].float().mean() < 0.8:
+        return photo
+    around, before = (edge & far).float(), torch.zeros(())
+    while not around.equal(before):
+        before, around = around, box_max(around, 1) * far
+    # A rectangle has 12 times the root of its places' covariance, an ellipse 12.6, a thick digit of more ink than paper less: without
+    # this 91 % of the small cropped ones are read, with it 98 %. Of framed digits 99 % are, without all this 21 %.
+    page = (around == 0).nonzero().T.float()
+    if abs(page.shape[1] / page.cov(correction=0).det().abs().sqrt() - 12) > 0.1:
+        return photo
+    mask = Image.frombytes("L", grey.T.shape, bytes(box_max(255 * around, 2).byte().flatten().tolist()))  # its soft rim too
+    paper = Image.new("RGB", photo.size, tuple(small.flatten(1).median(1).values.tolist()))
+    return Image.composite(paper, photo, mask.resize(photo.size))
 
 
 def prepare(image: Image.Image) -> Tensor:
@@ -367,7 +395,7 @@ def prepare(image: Image.Image) -> Tensor:
             if pixels.max() - pixels.min() < 32:
                 raise Error("no ink found")
             return pixels
-    photo = image.convert("RGB")
+    photo = without_surroundings(image.convert("RGB"))
     box = (0, 0, *photo.size)
     for side, blur, share in ((224, 1, 1), (160, 2, 0.1)):  # from afar to find the digit, then close to see it
         mask, clear = find_ink(photo, box, side, blur, share)

@@ -7,7 +7,7 @@
 # exclude-newer = "2026-11-16T00:00:00Z"
 # exclude-newer-package = { torch = false, torchvision = false }
 # ///
-"""Measure predict.py on drawn photographs: digits made into 13 kinds of pen, paper, light and camera, and read back.
+"""Measure predict.py on drawn photographs: digits made into 14 kinds of pen, paper, light and camera, and read back.
 
     uv run tests/handwriting.py [--data-dir DIR] [--kinds chalk,ruled] [--n 1000] [--seed 0] [--weights FILE] [--save DIR]
 
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
@@ -34,10 +34,12 @@ DARK = [(20, 20, 25), (30, 30, 90), (60, 20, 20), (70, 70, 70)]
 BLUE = [(40, 60, 160), (60, 90, 190), (110, 140, 210), (70, 110, 170)]
 WHITE = [(255, 255, 255), (248, 248, 250), (240, 240, 236)]
 WARM = [(240, 225, 195), (225, 205, 170), (250, 238, 215)]
+TABLES = [(20, 20, 20), (70, 45, 30), (110, 75, 50), (60, 80, 120)]
 LINES = [(150, 180, 225), (225, 150, 150), (175, 175, 175), (120, 140, 190)]
 
 # Kind -> variants. size: longer side of the digit in pixels; margin: paper on each side, in digits; canvas: whole image instead;
-# pen: stroke width in digits (thin), thick: marker growth in digits; contrast: ink blended towards the paper; sigma: noise.
+# pen: stroke width in digits (thin), thick: marker growth in digits; contrast: ink blended towards the paper; sigma: noise; table: width
+# of what surrounds the page, in pages, and by how many degrees the page is turned on it.
 KINDS = {
     "scanned": [dict(size=(80, 300), sigma=(0, 6)),
                 dict(size=(40, 90), paper=WHITE + [(215, 215, 215)], sigma=(0, 12), margin=(0.1, 2.5), jpeg=(50, 90)),
@@ -75,6 +77,8 @@ KINDS = {
                 dict(size=(100, 300), margin=(0, 0.02), pen=(0.04, 0.08), light=0.3)],
     "tilted": [dict(size=(80, 300), tilt=15, sigma=(0, 6)),
                dict(size=(60, 200), tilt=15, sigma=(2, 12), pen=(0.05, 0.1), jpeg=(60, 90), light=0.3, ink=BLUE + DARK, margin=(0.2, 2))],
+    "framed": [dict(size=(80, 300), table=(0.005, 0.05, 0), sigma=(0, 6)),
+               dict(size=(60, 300), table=(0.05, 0.15, 10), ink=DARK + BLUE, paper=WHITE + WARM, light=0.2, sigma=(2, 10), jpeg=(60, 90))],
     "mixed": [dict(size=(80, 200), lines=1, pitch=(0.3, 1), shadow=(0.5, 0.8), soft=(0, 6), sigma=(0, 6)),
               dict(size=(80, 200), lines=2, pitch=(0.2, 0.6), contrast=(0.35, 0.5), line=[(190, 205, 230), (215, 215, 215)], sigma=(2, 6), light=0.3),
               dict(size=(60, 200), ink=[(240, 240, 240)], paper=[(40, 70, 55)], shadow=(0.5, 0.8), soft=(0, 10), tilt=10, sigma=(2, 8), jpeg=(60, 90)),
@@ -135,7 +139,7 @@ def stroke_map(digit, rng, size, pen=None, thick=None, tilt=0):
 
 def draw(digit, rng, size, margin=(0.15, 1.0), canvas=None, ink=DARK, paper=WHITE, contrast=None, light=0.0, vignette=0.0, shadow=None,
          soft=(0, 1), band=None, lines=0, pitch=(0.3, 1), line=LINES, width=(1, 2), turn=0, sigma=(0, 0), grain=0.0, jpeg=None, alpha=False,
-         **shape):  # fmt: skip
+         table=None, **shape):  # fmt: skip
     """One photographed digit as a PIL image; the options are described at KINDS."""
     g = torch.Generator().manual_seed(rng.randrange(2**31))
     size = rng.randint(*size)
@@ -188,6 +192,9 @@ def draw(digit, rng, size, margin=(0.15, 1.0), canvas=None, ink=DARK, paper=WHIT
     shape = (1 if rng.random() < 0.5 else 3, height, breadth)  # grey or coloured noise
     page = (page + noise * torch.randn(shape, generator=g)).clamp(0, 255).round().byte()
     image = Image.frombytes("RGB", (breadth, height), page.permute(1, 2, 0).contiguous().numpy().tobytes())
+    if table:
+        around, border = rng.choice(TABLES), max(1, round(rng.uniform(*table[:2]) * min(image.size)))
+        image = ImageOps.expand(image, border, around).rotate(rng.uniform(-table[2], table[2]), Image.Resampling.BICUBIC, fillcolor=around)
     if jpeg:
         image.save(file := io.BytesIO(), "JPEG", quality=rng.randint(*jpeg))
         image = Image.open(file)

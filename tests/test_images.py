@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 from conftest import REPO, SAMPLE, run, uv_run
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 
 @pytest.fixture(scope="session")
@@ -212,10 +212,17 @@ def kinds(page: Image.Image) -> dict[str, Image.Image]:
     paper = Image.linear_gradient("L").resize(page.size).point(lambda v: 120 + v // 3)
     clear = Image.new("RGBA", page.size, (20, 20, 120, 0))
     clear.putalpha(ImageOps.invert(page))
+    clear_white = Image.new("RGBA", page.size, (255, 255, 255, 0))
+    clear_white.putalpha(ImageOps.invert(page))
     return {
         "dark on white": page,
         "light on black": ImageOps.invert(page),
         "transparent": clear,
+        "white on transparent": clear_white,
+        "black frame": ImageOps.expand(page, 8, 0),
+        "white frame": ImageOps.expand(ImageOps.invert(page), 8, 255),
+        "on a table": ImageOps.expand(page.convert("RGB"), 60, (70, 50, 30)).rotate(7, Image.Resampling.BICUBIC, fillcolor=(70, 50, 30)),
+        "red on as bright a blue": Image.composite(Image.new("RGB", page.size, "blue"), Image.new("RGB", page.size, "red"), page),
         "blue pen": Image.composite(Image.new("RGB", page.size, (240, 225, 200)), Image.new("RGB", page.size, (40, 60, 160)), page),
         "uneven paper": Image.composite(paper, white.point(lambda v: 30), page),
         "turned by EXIF": rotated,
@@ -250,6 +257,25 @@ def test_prepared_as_mnist_was(predict, digits):
         assert 18 <= longer <= 22
         weight = pixels / pixels.sum()
         assert abs((weight.sum(1) * torch.arange(28)).sum() - 13.5) < 1.2 and abs((weight.sum(0) * torch.arange(28)).sum() - 13.5) < 1.2
+
+
+def test_what_surrounds_the_page_becomes_paper(predict):
+    """A frame of any width while the page is more than half. What leaves more of the edge free may be a digit or a shadow, and
+    what leaves no rectangle a thick digit."""
+    paper = Image.new("RGB", (120, 90), (250, 250, 240))
+    paper.paste((30, 30, 30), (40, 30, 60, 70))
+    for width in (1, 9, 14):
+        page = predict.without_surroundings(ImageOps.expand(paper, width, (90, 20, 20)))
+        assert page.crop((width, width, width + 120, width + 90)).tobytes() == paper.tobytes()
+        page.paste(paper, (width, width))
+        page.paste((250, 250, 240), (width + 40, width + 30, width + 60, width + 70))
+        assert page.getcolors() == [(page.width * page.height, (250, 250, 240))]
+    turned = ImageOps.expand(Image.new("L", (120, 90), 250), 10, 50).rotate(5, Image.Resampling.BICUBIC, fillcolor=50).convert("RGB")
+    assert predict.without_surroundings(turned).convert("L").getextrema()[0] > 180
+    zero = Image.new("RGB", (80, 120), "white")
+    ImageDraw.Draw(zero).ellipse((1, 1, 78, 118), "black")
+    for page in (ImageOps.expand(paper, (3, 3, 0, 0), 0), ImageOps.expand(paper, (0, 9, 0, 0), 0), zero):
+        assert predict.without_surroundings(page).tobytes() == page.tobytes()
 
 
 def test_folders_are_read_in_batches(predict, model, folder, monkeypatch):
