@@ -271,7 +271,9 @@ def test_what_surrounds_the_page_becomes_paper(predict):
         page.paste((250, 250, 240), (width + 40, width + 30, width + 60, width + 70))
         assert page.getcolors() == [(page.width * page.height, (250, 250, 240))]
     turned = ImageOps.expand(Image.new("L", (120, 90), 250), 10, 50).rotate(5, Image.Resampling.BICUBIC, fillcolor=50).convert("RGB")
-    assert predict.without_surroundings(turned).convert("L").getextrema()[0] > 180
+    close = turned.crop(turned.convert("L").point(lambda v: 255 * (v > 100)).getbbox())  # its corners are on the edge
+    for page in (turned, close):
+        assert predict.without_surroundings(page).convert("L").getextrema()[0] > 230  # its soft rim is gone too
     zero = Image.new("RGB", (80, 120), "white")
     ImageDraw.Draw(zero).ellipse((1, 1, 78, 118), "black")
     for page in (ImageOps.expand(paper, (3, 3, 0, 0), 0), ImageOps.expand(paper, (0, 9, 0, 0), 0), zero):
