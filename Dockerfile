@@ -4,7 +4,7 @@
 #     docker run --rm mnist
 #     docker run --rm -v "$PWD/digits:/digits:ro" mnist /digits
 #
-# At run time it needs no network, no root and no file that it could write (`--network none`, `--read-only`).
+# At run time it needs no network, no root and no writable file system (`--network none`, `--read-only`).
 
 ARG BASE=ghcr.io/astral-sh/uv:0.13.9-python3.13-trixie-slim
 

@@ -38,7 +38,7 @@ from pathlib import Path
 
 SCRIPTS = [Path("train.py"), Path("predict.py")]
 OUTPUTS = {"requirements.txt": "requirements.txt", "pylock.toml": "pylock.toml", "cyclonedx1.5": "sbom.cdx.json"}
-BLOCK = re.compile(r"(?m)^# /// script$\s((?:^#(?:| .*)$\s)+)^# ///$")  # PEP 723's own, for its one type
+BLOCK = re.compile(r"(?m)^# /// script$\s((?:^#(?:| .*)$\s)+)^# ///$")  # PEP 723's own expression, for its only type
 
 
 class Error(Exception):
@@ -140,7 +140,7 @@ def write(path: Path, text: str) -> None:
 
 
 def check(path: Path, text: str) -> None:
-    """Raise Error, after a short diff on stdout, where `path` is not just `text`."""
+    """Raise Error, after a short diff on stdout, where `path` differs from `text`."""
     old = path.read_bytes().decode(errors="replace") if path.is_file() else ""
     if old != text:
         diff = list(difflib.unified_diff(old.splitlines(), text.splitlines(), str(path), "now", n=0, lineterm=""))

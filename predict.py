@@ -18,6 +18,7 @@
 Results go to stdout, progress and errors to stderr. The accuracy needs MNIST (see train.py); images need the weights alone.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -27,11 +28,11 @@ TEMPORARY = []  # what `write` has begun
 
 
 def stop(signum, frame):
-    """End on Ctrl-C or SIGTERM with one line and the shell's status for it, and at once: an import can swallow SystemExit."""
+    """End at once on Ctrl-C or SIGTERM, with one line and the shell's status for it; os._exit, as an import can swallow SystemExit."""
     try:
         for path in TEMPORARY:
             path.unlink(missing_ok=True)
-        sys.stderr.write(f"\nerror: stopped by {signal.Signals(signum).name}\n")  # one write: nobody else can come between
+        sys.stderr.write(f"\nerror: stopped by {signal.Signals(signum).name}\n")  # one write, so that no other process comes between
         sys.stdout.flush()
     finally:
         os._exit(128 + signum)
@@ -40,15 +41,16 @@ def stop(signum, frame):
 if __name__ == "__main__" and not NOTEBOOK:  # this early, because the imports below take seconds
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # None where it is closed
+    sys.stdin, sys.stdout, sys.stderr = (stream or open(os.devnull, "r+") for stream in (sys.stdin, sys.stdout, sys.stderr))  # None where closed
     sys.stdout.reconfigure(errors="backslashreplace")  # for names that the locale cannot show; stderr is so from the start
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # beside two busy processes half an epoch takes 8 s; with longer spinning threads 23 to 43 s
+    gc.disable()  # nothing that the imports make is garbage: not looking for it saves 0.9 of 2.4 s, most of it at exit
 
 # %% Imports and constants
 import argparse
 import contextlib
 import csv
 import functools
-import gc
 import gzip
 import hashlib
 import http.client
@@ -65,7 +67,6 @@ from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
-gc.disable()  # nothing that the imports below make is garbage: not looking for it saves 0.9 of 2.4 s, most of it at exit
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
@@ -74,8 +75,8 @@ from tqdm import tqdm
 
 if __name__ == "__main__":
     gc.freeze()
+    gc.enable()
     warnings.filterwarnings("ignore", module="PIL")  # it names no file, and what cannot be read is an error
-gc.enable()
 
 FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
@@ -117,7 +118,7 @@ class SimpleCNN(nn.Module):
 
 
 def normalize(images: Tensor) -> Tensor:
-    """(N, 28, 28) uint8 to (N, 1, 28, 28) float32 by the mean and deviation of MNIST's training images."""
+    """(N, 28, 28) uint8 to (N, 1, 28, 28) float32 by the mean and standard deviation of MNIST's training images."""
     x = (images.unsqueeze(1).float() / 255 - 0.1307) / 0.3081
     return x.contiguous(memory_format=torch.channels_last)  # a CPU takes half the time in this layout
 
@@ -126,7 +127,7 @@ def normalize(images: Tensor) -> Tensor:
 def classify(model: SimpleCNN, images: Tensor, batch_size: int = 100) -> Tensor:
     """The (N, 10) float32 logits, on the CPU, of (N, 28, 28) uint8 images; batches of 100 stay in a CPU's cache: twice as fast as 500."""
     model.to(memory_format=torch.channels_last)
-    logits = torch.empty(len(images), 10)  # one for all: small ones in the memory of freed activations cost 1 run of 7 up to 340 MB
+    logits = torch.empty(len(images), 10)  # one for all: small ones, put where activations were freed, cost 1 run of 7 up to 340 MB
     for part, x in zip(logits.split(batch_size), images.split(batch_size)):
         part.copy_(model(normalize(x.to(model.fc1.weight.device))))
     return logits
@@ -134,7 +135,7 @@ def classify(model: SimpleCNN, images: Tensor, batch_size: int = 100) -> Tensor:
 
 # %% Data
 def load(data_dir: Path, split: str) -> tuple[Tensor, Tensor]:
-    """Split "train" or "test" as (N, 28, 28) uint8 images and (N,) uint8 labels 0..9; raises Error where the files are not just that.
+    """Split "train" or "test" as (N, 28, 28) uint8 images and (N,) uint8 labels 0..9; raises Error where the files hold anything else.
 
     They are IDX files: big-endian integers, which say type, dimensions and sizes, then a byte for each pixel or label (format: the
     home page of MNIST, LeCun, Cortes and Burges).
@@ -161,13 +162,13 @@ def fetch(urls: list[str], md5: str | None) -> bytes:
             if md5 in (None, hashlib.md5(data).hexdigest()):
                 return data
             reasons.append(f"{url}: wrong MD5")
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: it is no URL
             reasons.append(f"{url}: {error}")
     raise Error("; ".join(reasons))
 
 
 def write(path: Path, data: bytes | None) -> None:
-    """Write `path` whole or not at all: a new file beside it takes its place at the end. None only tries whether that can be done."""
+    """Write `path` whole or not at all: a new file beside it takes its place at the end. With None only try whether it could be."""
     target = Path(os.path.realpath(path))  # so that a link stays a link
     temporary = target.parent / f".{os.urandom(8).hex()}.tmp"
     try:
@@ -181,12 +182,12 @@ def write(path: Path, data: bytes | None) -> None:
     except OSError as error:
         raise Error(f"cannot write {path} ({error.strerror or error}); name another place with --weights, --plots or --data-dir") from None
     finally:
-        if os.path.exists(temporary):
+        if os.path.exists(temporary):  # unlink(missing_ok=True) fails on names that cannot be
             temporary.unlink()
 
 
 def choose_data(data_dir: Path | None, splits: list[str]) -> Path:
-    """The folder to read: `data_dir`, by default data/mnist, after a download of what it lacks; else, unless named, SAMPLE."""
+    """The folder to read: `data_dir` (by default data/mnist), what it lacks downloaded; SAMPLE where that fails and no `data_dir` is named."""
     folder = data_dir or Path("data/mnist")
     paths = [folder / "MNIST/raw" / name for split in splits for name in FILES[split]]
     if missing := [path for path in paths if not path.exists()]:
@@ -210,7 +211,7 @@ def load_weights(source: str) -> SimpleCNN:
     """Read a state_dict from a file, or from a URL by way of torch.hub's cache; raises Error where it is not SimpleCNN's."""
     path, data = source, None
     if source.lower().startswith(("https://", "http://")):
-        path = Path(torch.hub.get_dir(), "checkpoints", f"{hashlib.sha256(source.encode()).hexdigest()}.pt")  # many a URL ends in the same name
+        path = Path(torch.hub.get_dir(), "checkpoints", f"{hashlib.sha256(source.encode()).hexdigest()}.pt")  # many URLs end in the same name
         data = None if path.exists() else fetch([source], None)
     try:
         state = torch.load(path if data is None else io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -220,9 +221,6 @@ def load_weights(source: str) -> SimpleCNN:
         raise Error(f"cannot read the weights {source} ({error})") from None
     except UNREADABLE:
         raise Error(f"{source} is not a whole state_dict from torch.save; `uv run train.py` makes one") from None
-    if data is not None:  # only now that it has proved whole
-        with contextlib.suppress(Error):  # the next run can fetch it again
-            write(path, data)
     model = SimpleCNN()
     wanted = model.state_dict()
     if not isinstance(state, dict):
@@ -236,6 +234,9 @@ def load_weights(source: str) -> SimpleCNN:
         if not state[name].isfinite().all():
             raise Error(f"{source} is spoilt: {name} has a NaN or an infinity in it; train again")
     model.load_state_dict(state)
+    if data is not None:  # only now that it has proved right
+        with contextlib.suppress(Error):  # the next run can fetch it again
+            write(path, data)
     return model
 
 
@@ -247,7 +248,7 @@ def to_tensor(image):
 
 
 def box_max(x, r):
-    """(h, w) float -> the maximum over (2r + 1, 2r + 1) around each place; outside counts as nothing."""
+    """(h, w) float -> the maximum over (2r + 1, 2r + 1) around each place; places outside are ignored."""
     for _ in range(2):
         x = F.max_pool1d(x, 2 * r + 1, 1, r).T  # along rows, then columns: a tenth of max_pool2d's time
     return x
@@ -294,9 +295,9 @@ def main_blob(ink, share):
         label = label.flatten()[label.long()]  # the label of my label: 10 rounds in place of 100
     label = label.repeat_interleave(4, 0).repeat_interleave(4, 1)[: len(ink), : len(ink.T)].long() * mask
     mass = torch.bincount(label.flatten(), weights=ink.flatten())
-    mass[torch.cat([*label[[0, -1]], *label.T[[0, -1]]])] *= 0.1  # what touches the edge is rather a shadow
+    mass[torch.cat([*label[[0, -1]], *label.T[[0, -1]]])] *= 0.1  # what touches the edge is more likely a shadow
     mass[0] = 0
-    if mass.max() <= 0.25 * mass.sum():  # many alike are lines' crossings or grain; a digit had 0.5 or more in every kind
+    if mass.max() <= 0.25 * mass.sum():  # many alike are crossings of lines, or grain; a digit had 0.5 or more in every kind
         raise Error("no ink found")
     return (mass >= share * mass.max())[label]
 
@@ -327,7 +328,7 @@ def find_ink(photo, box, side, blur, share):
     if (wider.pow(3) + (wider / 4).pow(9)).mean() > 1.5 * edge:  # without it 92 % of the small digits under a lamp, with it 98 %
         grey = 1 - grey
     # Repeating the edge makes a shadow along it paper, and a cropped digit's stroke only where it is longer than the window. With a
-    # sixth of the picture in place of a fifth, thick cropped digits are read worse (97.3 for 98.6 %), narrow shadows better (60 for 50 %).
+    # sixth of the picture in place of a fifth, thick cropped digits are read worse (97.3 for 98.6 %), narrow shadows better (60 for 50 %, held-out digits).
     r = side // 5
     wide = F.pad(grey[None, None], (r,) * 4, mode="replicate")[0, 0]
     ink = without_lines(darkness(wide, r)[r : r + h, r : r + w])
@@ -347,7 +348,7 @@ def flatten(image: Image.Image) -> Image.Image:
         image.thumbnail((1600, 1600))
         values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.float32).nan_to_num(0, 0, 0).double()
         values = (values - values.min()) * 255 / (values.max() - values.min()).clamp(min=1e-9)
-        image = Image.frombytes("L", image.size, bytes(values.round().byte().tolist()))
+        image = Image.fromarray(values.round().byte().view(image.height, image.width).numpy())
     if image.has_transparency_data:
         image = image.convert("RGBA")
         page = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -377,7 +378,7 @@ def without_surroundings(photo):
     page = (around == 0).nonzero().T.float()
     if abs(page.shape[1] / page.cov(correction=0).det().abs().sqrt() - 12) > 0.1:
         return photo
-    mask = Image.frombytes("L", grey.T.shape, bytes(box_max(255 * around, 2).byte().flatten().tolist()))  # its soft rim too
+    mask = Image.fromarray(box_max(255 * around, 2).byte().numpy())  # its soft rim too
     paper = Image.new("RGB", photo.size, tuple(small.flatten(1).median(1).values.tolist()))
     return Image.composite(paper, photo, mask.resize(photo.size))
 
@@ -408,12 +409,12 @@ def prepare(image: Image.Image) -> Tensor:
     left, top, right, bottom = bounds(mask)
     unit = max(right - left, bottom - top) / 20  # one pixel of MNIST
     mask = F.pad(mask.float(), (10,) * 4)
-    outline = 0.785 * (mask.diff(dim=0).abs().sum() + mask.diff(dim=1).abs().sum())
+    outline = math.pi / 4 * (mask.diff(dim=0).abs().sum() + mask.diff(dim=1).abs().sum())  # pixels' edges are longer, by 4 / pi
     width = 2 * float(mask.sum() / outline) / unit  # of the strokes; MNIST's are mostly 1.6 to 3.6 wide
     grow = round((min(max(width, 2.0), 3.5) - width) / 2 * unit)
     mask = box_max(mask, grow) if grow > 0 else -box_max(-mask, -grow)
     left, top, right, bottom = bounds(mask > 0)
-    digit = Image.frombytes("L", mask.T.shape, bytes((mask * 255).byte().flatten().tolist()))
+    digit = Image.fromarray((mask * 255).byte().numpy())
     w, h = (max(1, round(20 * length / max(right - left, bottom - top))) for length in (right - left, bottom - top))
     digit = digit.resize((w, h), Image.Resampling.BOX, box=(left, top, right, bottom))
     pixels = to_tensor(digit)[0]
@@ -489,7 +490,7 @@ def read_images(model: SimpleCNN, paths: list[str], batch_size: int) -> Iterator
             try:
                 seen.append(read_image(path))
             except Error as error:
-                seen.append(error)
+                seen.append(Error(str(error)))  # a new one: the traceback of the old one holds the picture and its open file
         pixels = [image for image in seen if isinstance(image, Tensor)]
         probabilities = iter(classify(model, torch.stack(pixels)).softmax(1) if pixels else [])
         yield from ((path, s, next(probabilities) if isinstance(s, Tensor) else None) for path, s in zip(batch, seen))
@@ -533,7 +534,7 @@ def draw_predictions(results: list[tuple[str, Tensor, Tensor]]) -> dict:
 
     figure = Figure((7, 1.5 * len(results) + 0.3), layout="constrained")
     for row, (path, pixels, probabilities) in zip(figure.subplots(len(results), 3, squeeze=False), results):
-        (image := ImageOps.exif_transpose(open_image(path)).convert("RGB")).thumbnail((300, 300))  # 25 large ones take gigabytes
+        (image := flatten(open_image(path)).convert("RGB")).thumbnail((300, 300))  # 25 large ones take gigabytes
         row[0].imshow(image)
         row[0].set_title(os.path.basename(printable(path))[-30:], fontsize=8, parse_math=False)
         row[1].imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=255)

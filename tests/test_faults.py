@@ -232,7 +232,9 @@ def test_half_weights_from_a_url_are_not_kept(predict, good, server, here, monke
     def no_http(handler):
         handler.wfile.write(b"hello")
 
-    for answer in (cut_off, b"<html>Log in</html>", no_http, None):
+    other = io.BytesIO()
+    torch.save({"weight": torch.zeros(2)}, other)
+    for answer in (cut_off, b"<html>Log in</html>", no_http, other.getvalue(), None):
         server.answers["/w.pt"] = answer
         assert f"{server.url}w.pt" in fails(predict, "--weights", f"{server.url}w.pt", "x.png")
         assert not [path for path in here.rglob("*") if path.is_file() and path.name != "w.pt"]
@@ -240,6 +242,11 @@ def test_half_weights_from_a_url_are_not_kept(predict, good, server, here, monke
     predict.load_weights(f"{server.url}w.pt")
     del server.answers["/w.pt"]
     predict.load_weights(f"{server.url}w.pt")  # from the cache
+
+
+def test_weights_from_what_is_no_url(predict):
+    for url in ("http://[::1/w.pt", "http://127.0.0.1:9/ä.pt", "http://a..b/w.pt", f"http://{'a' * 70}/w.pt"):
+        assert url in fails(predict, "--weights", url, "x.png")
 
 
 def test_weights_from_a_url_are_used_where_they_cannot_be_kept(predict, good, server, here, monkeypatch):
@@ -525,6 +532,10 @@ def test_bad_output_ends_before_training(train, predict, good, no_work, here):
             assert f"cannot write {plots}/" in fails(script, *options, "--plots", plots)
     assert names(here) == before and (here / "w.pt").read_bytes() == OLD
     assert not Path("/dev/null").is_file()
+    for name in ("examples.png", "training.png"):
+        (here / "plots" / name).mkdir(parents=True)
+        assert f"cannot write plots/{name} (" in fails(train, "--weights", "w.pt", "--plots", "plots")
+        (here / "plots" / name).rmdir()
 
 
 def test_output_folder_that_may_not_be_written(train, predict, no_work, open_folder):
@@ -827,6 +838,11 @@ def test_stdout_full_or_closed(good, digits, environment, tmp_path):
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+def test_stdin_closed(good, tmp_path):
+    result = run("sh", "-c", f"{sys.executable} {REPO}/predict.py --weights {good} - <&-", cwd=tmp_path)
+    assert_one_error_line(result, "-: it is no image")
+
+
 def on_a_terminal(*command, cwd, columns: int, keys: bytes = b"", **environment) -> tuple[int, str]:
     """Run it with stderr on a terminal of that width; returns the status and what was written there."""
     ours, theirs = pty.openpty()
@@ -1000,6 +1016,20 @@ def test_pictures_of_images_of_all_kinds(predict, good, tmp_path, capsys):
     assert (tmp_path / "plots/predictions.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_pictures_show_what_was_read(predict, tmp_path):
+    """Levels beyond 8 bits, and white ink on nothing."""
+    levels = b"".join(struct.pack("<H", 10_000 + 50 * v) for v in digit().tobytes())
+    Image.frombytes("I;16", (40, 40), levels).save(tmp_path / "sixteen.png")
+    white = Image.new("RGBA", (40, 40), (255, 255, 255, 0))
+    white.putalpha(digit().point(lambda v: 255 - v))
+    white.save(tmp_path / "white.png")
+    results = [(str(path), torch.zeros(28, 28), torch.zeros(10)) for path in sorted(tmp_path.iterdir())]
+    figure = predict.draw_predictions(results)["predictions.png"]
+    for axis in figure.axes[::3]:
+        shown = axis.images[0].get_array()
+        assert shown.min() == 0 and shown.max() == 255 and 0.05 < (shown < 128).mean() < 0.95, axis.get_title()
+
+
 def peak_memory(function) -> int:
     """By how many bytes `function` makes this process grow at its worst."""
 
@@ -1028,6 +1058,8 @@ def test_memory_stays_bounded(predict, good, tmp_path, capsys):
     assert peak_memory(lambda: read(tmp_path)) < 1_500e6
     (tmp_path / "m.png").write_bytes(encoded(digit("RGB", (1_000, 1_000)), "png", compress_level=1))
     assert peak_memory(lambda: read(*[tmp_path / "m.png"] * 100)) < 250e6
+    (tmp_path / "n.png").write_bytes(encoded(Image.new("RGB", (1_000, 1_000), "white"), "png"))
+    assert peak_memory(lambda: read(*[tmp_path / "n.png"] * 100)) < 250e6  # nor do errors keep what they are about
     (tmp_path / "m.png").write_bytes(encoded(digit("RGB", (2_500, 2_500)), "png", compress_level=1))
     assert peak_memory(lambda: read("--plots", tmp_path / "plots", *[tmp_path / "m.png"] * 15)) < 250e6  # 15 times 19 MB
 
