@@ -402,6 +402,11 @@ def prepare(image: Image.Image) -> Tensor:
         mask, clear = find_ink(photo, box, side, blur, share)
         scale = max(box[2] - box[0], box[3] - box[1]) / side
         left, top, right, bottom = (box[k % 2] + scale * place for k, place in enumerate(bounds(mask)))
+        if share == 1 and min(right - left, bottom - top) > 8 * scale:  # the box of a form around the digit is a frame too
+            page = ImageOps.crop(photo.crop((left, top, right, bottom)), 2 * scale)
+            if (inner := without_surroundings(page)) is not page:
+                with contextlib.suppress(Error):  # it was an angular "0", and nothing is in it
+                    return prepare(inner)
         margin = 0.5 * max(right - left, bottom - top)
         box = max(0, left - margin), max(0, top - margin), min(photo.width, right + margin), min(photo.height, bottom + margin)
     if clear < 5.5:  # measured: grain alone mostly stays below 5, digits in heavy grain start at 6.4, the faintest pencil at 11

@@ -7,7 +7,7 @@
 # exclude-newer = "2026-11-16T00:00:00Z"
 # exclude-newer-package = { torch = false, torchvision = false }
 # ///
-"""Measure predict.py on drawn photographs: digits made into 14 kinds of pen, paper, light and camera, and read back.
+"""Measure predict.py on drawn photographs: digits made into 16 kinds of pen, paper, light and camera, and read back.
 
     uv run tests/handwriting.py [--data-dir DIR] [--kinds chalk,ruled] [--n 1000] [--seed 0] [--weights FILE] [--save DIR]
 
@@ -39,7 +39,8 @@ LINES = [(150, 180, 225), (225, 150, 150), (175, 175, 175), (120, 140, 190)]
 
 # Kind -> variants. size: longer side of the digit in pixels; margin: paper on each side, in digits; canvas: whole image instead;
 # pen: stroke width in digits (thin), thick: marker growth in digits; contrast: ink blended towards the paper; sigma: noise; table: width
-# of what surrounds the page, in pages, and by how many degrees the page is turned on it.
+# of what surrounds the page, in pages, and by how many degrees the page is turned on it; box: how far from the digit a
+# form's box is, in digits.
 KINDS = {
     "scanned": [dict(size=(80, 300), sigma=(0, 6)),
                 dict(size=(40, 90), paper=WHITE + [(215, 215, 215)], sigma=(0, 12), margin=(0.1, 2.5), jpeg=(50, 90)),
@@ -79,6 +80,8 @@ KINDS = {
                dict(size=(60, 200), tilt=15, sigma=(2, 12), pen=(0.05, 0.1), jpeg=(60, 90), light=0.3, ink=BLUE + DARK, margin=(0.2, 2))],
     "framed": [dict(size=(80, 300), table=(0.005, 0.05, 0), sigma=(0, 6)),
                dict(size=(60, 300), table=(0.05, 0.15, 10), ink=DARK + BLUE, paper=WHITE + WARM, light=0.2, sigma=(2, 10), jpeg=(60, 90))],
+    "boxed": [dict(size=(80, 300), box=(0.1, 0.5), margin=(0.6, 2), line=DARK + BLUE, width=(2, 6), sigma=(0, 6)),
+              dict(size=(60, 200), box=(0.05, 0.3), margin=(0.4, 2), width=(2, 4), ink=DARK + BLUE, light=0.2, sigma=(2, 10), jpeg=(60, 90))],
     "mixed": [dict(size=(80, 200), lines=1, pitch=(0.3, 1), shadow=(0.5, 0.8), soft=(0, 6), sigma=(0, 6)),
               dict(size=(80, 200), lines=2, pitch=(0.2, 0.6), contrast=(0.35, 0.5), line=[(190, 205, 230), (215, 215, 215)], sigma=(2, 6), light=0.3),
               dict(size=(60, 200), ink=[(240, 240, 240)], paper=[(40, 70, 55)], shadow=(0.5, 0.8), soft=(0, 10), tilt=10, sigma=(2, 8), jpeg=(60, 90)),
@@ -139,7 +142,7 @@ def stroke_map(digit, rng, size, pen=None, thick=None, tilt=0):
 
 def draw(digit, rng, size, margin=(0.15, 1.0), canvas=None, ink=DARK, paper=WHITE, contrast=None, light=0.0, vignette=0.0, shadow=None,
          soft=(0, 1), band=None, lines=0, pitch=(0.3, 1), line=LINES, width=(1, 2), turn=0, sigma=(0, 0), grain=0.0, jpeg=None, alpha=False,
-         table=None, **shape):  # fmt: skip
+         table=None, box=None, **shape):  # fmt: skip
     """One photographed digit as a PIL image; the options are described at KINDS."""
     g = torch.Generator().manual_seed(rng.randrange(2**31))
     size = rng.randint(*size)
@@ -172,6 +175,12 @@ def draw(digit, rng, size, margin=(0.15, 1.0), canvas=None, ink=DARK, paper=WHIT
         x, y = (big.width - breadth) // 2, (big.width - height) // 2
         big = big.crop((x, y, x + breadth, y + height))
         rule = torch.frombuffer(bytearray(big.tobytes()), dtype=torch.uint8).view(height, breadth) / 255
+        page = page * (1 - rule) + torch.tensor(rng.choice(line)).float().view(3, 1, 1) * rule
+    if box:
+        gap, rule = round(rng.uniform(*box) * size), Image.new("L", (breadth, height))
+        corners = (max(0, left - gap), max(0, top - gap), min(breadth, left + w + gap) - 1, min(height, top + h + gap) - 1)
+        ImageDraw.Draw(rule).rectangle(corners, None, 255, rng.randint(*width))
+        rule = torch.frombuffer(bytearray(rule.tobytes()), dtype=torch.uint8).view(height, breadth) / 255
         page = page * (1 - rule) + torch.tensor(rng.choice(line)).float().view(3, 1, 1) * rule
     if grain:  # chalk and pencil skip over the paper's tooth
         tooth = F.interpolate(torch.rand(1, 1, height // 2 + 1, breadth // 2 + 1, generator=g), (height, breadth), mode="bilinear")[0, 0]

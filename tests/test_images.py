@@ -212,6 +212,9 @@ def kinds(page: Image.Image) -> dict[str, Image.Image]:
     paper = Image.linear_gradient("L").resize(page.size).point(lambda v: 120 + v // 3)
     clear = Image.new("RGBA", page.size, (20, 20, 120, 0))
     clear.putalpha(ImageOps.invert(page))
+    left, top, right, bottom = ImageOps.invert(page).getbbox()
+    boxed = page.copy()
+    ImageDraw.Draw(boxed).rectangle((left - 60, top - 60, right + 60, bottom + 60), None, 60, 14)
     clear_white = Image.new("RGBA", page.size, (255, 255, 255, 0))
     clear_white.putalpha(ImageOps.invert(page))
     return {
@@ -221,6 +224,7 @@ def kinds(page: Image.Image) -> dict[str, Image.Image]:
         "white on transparent": clear_white,
         "black frame": ImageOps.expand(page, 8, 0),
         "white frame": ImageOps.expand(ImageOps.invert(page), 8, 255),
+        "in a form's box": boxed,
         "on a table": ImageOps.expand(page.convert("RGB"), 60, (70, 50, 30)).rotate(7, Image.Resampling.BICUBIC, fillcolor=(70, 50, 30)),
         "red on as bright a blue": Image.composite(Image.new("RGB", page.size, "blue"), Image.new("RGB", page.size, "red"), page),
         "blue pen": Image.composite(Image.new("RGB", page.size, (240, 225, 200)), Image.new("RGB", page.size, (40, 60, 160)), page),
@@ -278,6 +282,14 @@ def test_what_surrounds_the_page_becomes_paper(predict):
     ImageDraw.Draw(zero).ellipse((1, 1, 78, 118), "black")
     for page in (ImageOps.expand(paper, (3, 3, 0, 0), 0), ImageOps.expand(paper, (0, 9, 0, 0), 0), zero):
         assert predict.without_surroundings(page).tobytes() == page.tobytes()
+
+
+def test_an_angular_zero_is_no_box(predict):
+    """Nothing is in it: it is the ink itself."""
+    page = Image.new("L", (200, 200), 255)
+    ImageDraw.Draw(page).rectangle((60, 40, 140, 160), None, 0, 10)
+    rows, columns = predict.prepare(page).nonzero().T
+    assert rows.max() - rows.min() >= 18 and 11 <= columns.max() - columns.min() <= 16
 
 
 def test_folders_are_read_in_batches(predict, model, folder, monkeypatch):
