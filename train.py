@@ -44,7 +44,7 @@ if __name__ == "__main__" and not NOTEBOOK:  # this early, because the imports b
     signal.signal(signal.SIGTERM, stop)
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # None where it is closed
     sys.stdout.reconfigure(errors="backslashreplace")  # for names that the locale cannot show; stderr is so from the start
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # beside two busy processes half an epoch takes 8 s; with longer spinning threads 23 to 43 s
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # spinning longer saves 3 % alone, but next to two busy processes takes 2 to 5 times as long
     gc.disable()  # nothing that the imports make is garbage: not looking for it saves 0.9 of 2.4 s, most of it at exit
 
 # %% Imports and constants
