@@ -43,7 +43,7 @@ if __name__ == "__main__" and not NOTEBOOK:  # this early, because the imports b
     signal.signal(signal.SIGTERM, stop)
     sys.stdin, sys.stdout, sys.stderr = (stream or open(os.devnull, "r+") for stream in (sys.stdin, sys.stdout, sys.stderr))  # None where closed
     sys.stdout.reconfigure(errors="backslashreplace")  # for names that the locale cannot show; stderr is so from the start
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # spinning longer saves 3 % alone, but next to two busy processes takes 2 to 5 times as long
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # spinning longer saves 3 to 5 %, but beside two busy processes takes 2 to 5 times as long
     gc.disable()  # nothing that the imports make is garbage: not looking for it saves 0.9 of 2.4 s, most of it at exit
 
 # %% Imports and constants
@@ -328,7 +328,8 @@ def find_ink(photo, box, side, blur, share):
     if (wider.pow(3) + (wider / 4).pow(9)).mean() > 1.5 * edge:  # without it 92 % of the small digits under a lamp, with it 98 %
         grey = 1 - grey
     # Repeating the edge makes a shadow along it paper, and a cropped digit's stroke only where it is longer than the window. With a
-    # sixth of the picture in place of a fifth, thick cropped digits are read worse (97.3 for 98.6 %), narrow shadows better (60 for 50 %, held-out digits).
+    # sixth of the picture in place of a fifth, thick cropped digits are read worse (97.3 for 98.6 % of held-out ones), narrow shadows
+    # better (60 for 50 %).
     r = side // 5
     wide = F.pad(grey[None, None], (r,) * 4, mode="replicate")[0, 0]
     ink = without_lines(darkness(wide, r)[r : r + h, r : r + w])
@@ -402,7 +403,7 @@ def prepare(image: Image.Image) -> Tensor:
         mask, clear = find_ink(photo, box, side, blur, share)
         scale = max(box[2] - box[0], box[3] - box[1]) / side
         left, top, right, bottom = (box[k % 2] + scale * place for k, place in enumerate(bounds(mask)))
-        if share == 1 and min(right - left, bottom - top) > 8 * scale:  # the box of a form around the digit is a frame too
+        if share == 1 and min(right - left, bottom - top) > 8 * scale:  # a form's box around the digit is a frame too: without this 36 % are read, with it all
             page = ImageOps.crop(photo.crop((left, top, right, bottom)), 2 * scale)
             if (inner := without_surroundings(page)) is not page:
                 with contextlib.suppress(Error):  # it was an angular "0", and nothing is in it

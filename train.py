@@ -44,7 +44,7 @@ if __name__ == "__main__" and not NOTEBOOK:  # this early, because the imports b
     signal.signal(signal.SIGTERM, stop)
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # None where it is closed
     sys.stdout.reconfigure(errors="backslashreplace")  # for names that the locale cannot show; stderr is so from the start
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # spinning longer saves 3 % alone, but next to two busy processes takes 2 to 5 times as long
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # spinning longer saves 3 to 5 %, but beside two busy processes takes 2 to 5 times as long
     gc.disable()  # nothing that the imports make is garbage: not looking for it saves 0.9 of 2.4 s, most of it at exit
 
 # %% Imports and constants
@@ -208,7 +208,7 @@ def distort(x: Tensor, strength: float, shift: float, share: slice = slice(None)
     maps = torch.eye(2, 3, device=x.device) + (torch.rand(len(x), 2, 3, device=x.device) * 2 - 1) * limits
     places = (torch.arange(28.0, device=x.device) - 13.5) / 14  # of the pixels: the image is 2 wide and high
     plane = torch.stack([*torch.meshgrid(places, places, indexing="xy"), torch.ones(28, 28, device=x.device)]).view(3, 784)
-    # F.affine_grid would do the same in ten times as long.
+    # F.affine_grid does the same in 0.65 ms for 256 images, this product in 0.03: a quarter of a second in all.
     grid = (maps[share] @ plane).view(-1, 2, 28, 28).permute(0, 2, 3, 1)
     return F.grid_sample(x[share], grid, padding_mode="border", align_corners=False)
 
