@@ -1,36 +1,30 @@
-# predict.py with its weights and the test images:
-#
+# predict.py with its weights and the sample's test images. It runs without network, root or writable files.
 #     uv run train.py && docker build -t mnist .
 #     docker run --rm mnist
 #     docker run --rm -v "$PWD/digits:/digits:ro" mnist /digits
-#
-# At run time it needs no network, no root and no writable file system (`--network none`, `--read-only`).
+#     docker run --rm -v "$PWD/data/mnist:/data:ro" mnist --data-dir /data
 
 ARG BASE=ghcr.io/astral-sh/uv:0.13.9-python3.13-trixie-slim
+# PyTorch's CPU builds. Others: .../whl/cu132 for CUDA, or empty for the build that `uv run` installs.
+ARG UV_INDEX=https://download.pytorch.org/whl/cpu
 
-# What predict.py needs. This runs again whenever predict.py changes, but its two files change only with the metadata.
+# A stage of its own, so that a change of predict.py alone does not install its packages again.
 FROM ${BASE} AS requirements
-# cpu, cu132 and so on are folders of PyTorch's index; default is the package registry alone, with CUDA builds for Linux.
-ARG TORCH=cpu
-ARG TORCH_INDEX=https://download.pytorch.org/whl
-WORKDIR /requirements
-RUN [ "$TORCH" = default ] || printf 'index-strategy = "unsafe-best-match"\n[[index]]\nurl = "%s"\n' "$TORCH_INDEX/$TORCH" > uv.toml; touch uv.toml
-COPY export_requirements.py predict.py ./
-RUN python3 export_requirements.py predict.py && if [ "$TORCH" != default ] && ! grep -q "^torch==.*+$TORCH" requirements.txt; then \
-    echo "error: $TORCH_INDEX/$TORCH has no build of torch for predict.py; choose another --build-arg TORCH" >&2; exit 1; fi
+ARG UV_INDEX
+COPY predict.py ./
+# PyTorch's index also has old copies of other packages; without the strategy uv would look no further.
+RUN uv export --index-strategy unsafe-best-match --script predict.py --output-file requirements.txt
 
 FROM ${BASE}
+ARG UV_INDEX
 WORKDIR /mnist
-COPY --from=requirements /requirements/requirements.txt /requirements/uv.toml ./
-# --no-cache: uv links the wheels out of a temporary cache, so that they are in the image once.
-RUN uv venv --no-cache /venv \
-    && uv pip sync --no-cache --compile-bytecode --require-hashes --python /venv/bin/python requirements.txt \
-    && useradd --create-home mnist
-COPY predict.py ./
-# The weights and, as far as .dockerignore lets them in, the test images of MNIST and of the sample, which stands in for MNIST.
-COPY data data
-RUN test -f data/mnist_cnn.pt || { echo "error: there is no data/mnist_cnn.pt; \`uv run train.py\` makes it" >&2; exit 1; }; \
-    test -f data/mnist/MNIST/raw/t10k-images-idx3-ubyte || { rm -rf data/mnist && ln -s sample data/mnist; }; \
-    chmod -R a+rX .
-USER mnist
-ENTRYPOINT ["/venv/bin/python", "predict.py"]
+COPY --from=requirements /requirements.txt ./
+# --no-cache: uv links the wheels out of a temporary cache, so the image holds them once.
+RUN uv venv --no-cache /venv && uv pip sync --no-cache --compile-bytecode \
+    --index-strategy unsafe-best-match --python /venv requirements.txt
+COPY --chown=nobody predict.py ./
+COPY --chown=nobody data/sample data/sample
+COPY --chown=nobody data/mnist_cnn.pt data/
+USER nobody
+# Named, because predict.py alone would first try to download MNIST. A later --data-dir wins.
+ENTRYPOINT ["/venv/bin/python", "predict.py", "--data-dir", "data/sample"]

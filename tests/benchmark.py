@@ -7,157 +7,133 @@
 # exclude-newer = "2026-11-16T00:00:00Z"
 # exclude-newer-package = { torch = false, torchvision = false }
 # ///
-"""Measure train.py and predict.py against the recipe of the post "uv for data scientists", as whole processes.
+"""Measure train.py and predict.py as whole processes beside the recipe of the post "uv for data scientists".
 
     uv run tests/benchmark.py [--data-dir DIR] [--runs N] [--only train|predict|accuracy]
 
-Each run is a fresh `uv run`, taken in turns (A B A B ...), so that a noisy machine treats all alike; the ratio is the median
-over the rounds. Bytecode is kept, as on a user's machine, and the first round, which builds the environments, does not count.
+Each run is a fresh `uv run`, in turns (A B A B ...), so that a noisy machine treats all alike; ratios are
+within a round. The first round does not count: it builds the environments.
 """
 
 import argparse
 import json
 import os
 import platform
-import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import mean, median
 
 REPO = Path(__file__).resolve().parent.parent
+FIGURES = {"s": 1, "CPU s": 1, "MB": 0, "accuracy %": 2}  # and their decimals
 
 
-# The baseline, in our own words: per-image transforms, one epoch of plain SGD, float32.
-def loader(data_dir: str, train: bool):
+# %% The post's recipe in our own words: per-image transforms, one epoch of plain SGD, float32
+def baseline(job: str, weights: str, data_dir: Path) -> None:
+    """Train or predict; prints the accuracy as JSON."""
+    import torch
+    from torch import nn
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms
 
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
-    return DataLoader(datasets.MNIST(data_dir, train=train, transform=transform), batch_size=64, shuffle=train)
-
-
-def network():
-    import torch.nn as nn
-
-    class SimpleCNN(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv1, self.conv2 = nn.Conv2d(1, 32, 3), nn.Conv2d(32, 64, 3)
-            self.fc1, self.fc2 = nn.Linear(1600, 128), nn.Linear(128, 10)
-            self.pool, self.relu = nn.MaxPool2d(2), nn.ReLU()
-
-        def forward(self, x):
-            x = self.pool(self.relu(self.conv1(x)))
-            x = self.pool(self.relu(self.conv2(x)))
-            return self.fc2(self.relu(self.fc1(x.flatten(1))))
-
-    return SimpleCNN()
-
-
-def baseline(job: str, data_dir: str, weights: str) -> None:
-    """The post's train or predict; prints its accuracy as JSON."""
-    import torch
-    import torch.nn.functional as F
-
-    model = network()
+    train, test = (datasets.MNIST(data_dir, split, transform) for split in (True, False))
+    layers = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(1600, 128), nn.ReLU(), nn.Linear(128, 10))
     if job == "train":
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-        for images, labels in loader(data_dir, train=True):
+        for images, labels in DataLoader(train, batch_size=64, shuffle=True):
             optimizer.zero_grad()
-            F.cross_entropy(model(images), labels).backward()
+            nn.functional.cross_entropy(model(images), labels).backward()
             optimizer.step()
-    else:
-        model.load_state_dict(torch.load(weights, weights_only=True))
-    model.eval()
-    correct = total = 0
-    with torch.no_grad():
-        for images, labels in loader(data_dir, train=False):
-            correct += (model(images).argmax(1) == labels).sum().item()
-            total += len(labels)
-    if job == "train":
         torch.save(model.state_dict(), weights)
-    print(json.dumps({"accuracy": correct / total}))
+    else:  # train.py's, whose names are others
+        model.load_state_dict(dict(zip(model.state_dict(), torch.load(weights, weights_only=True).values())))
+    model.eval()
+    with torch.no_grad():
+        right = [model(images).argmax(1) == labels for images, labels in DataLoader(test, batch_size=64)]
+    print(json.dumps({"accuracy": torch.cat(right).float().mean().item()}))
 
 
-# Measuring
-def measure(command: list[str]) -> dict:
-    """Wall and CPU seconds and peak memory in MB of a whole process with all its children, and the accuracy it reports."""
+# %% Measuring
+def measure(command: list) -> dict:
+    """The FIGURES of a whole process with its children, and the JSON it prints; MB is the peak of memory."""
+    command = [str(word) for word in command]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with tempfile.TemporaryFile() as stdout:
         started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=out, stderr=err, env=env)
+        process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.DEVNULL, env=env)
         _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - started
-        out.seek(0), err.seek(0)
+        seconds = time.perf_counter() - started
         if status:
-            sys.exit(f"error: {' '.join(command)} failed: {err.read().decode()}")
-        accuracy = json.loads(out.read().splitlines()[-1])["accuracy"]
-    megabytes = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-    return {"wall": wall, "CPU": usage.ru_utime + usage.ru_stime, "memory": megabytes, "accuracy": 100 * accuracy}
+            sys.exit(f"error: this failed, run it alone to see why: {' '.join(command)}")
+        stdout.seek(0)
+        result = json.loads(stdout.read())
+    memory = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    values = seconds, usage.ru_utime + usage.ru_stime, memory, 100 * result["accuracy"]
+    return result | dict(zip(FIGURES, values))
 
 
-def spread(values, digits: int) -> str:
-    return " / ".join(f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+def spread(values: list[float], digits: int) -> str:
+    return " / ".join(f"{value:.{digits}f}" for value in (min(values), median(values), max(values)))
 
 
-def compare(commands: dict[str, list[str]], runs: int) -> None:
-    """Run the commands in turns and print a table; the first of them is the baseline."""
+def compare(commands: dict[str, list], runs: int) -> None:
+    """Run the commands in turns and print a table; the first is what the ratios refer to."""
+    print(f"\n| min / median / max | {' | '.join(FIGURES)} | ratio of s | ratio of MB |\n" + "|---" * 7 + "|")
     rounds = [{name: measure(command) for name, command in commands.items()} for _ in range(runs + 1)][1:]
-    print("\n| min / median / max | wall s | CPU s | peak memory MB | accuracy % | wall : baseline | memory : baseline |")
-    print("|---|---|---|---|---|---|---|")
-    first = next(iter(commands))
     for name in commands:
-        cells = [spread([r[name][key] for r in rounds], digits) for key, digits in (("wall", 1), ("CPU", 1), ("memory", 0), ("accuracy", 2))]
-        ratios = [spread([r[name][key] / r[first][key] for r in rounds], 2) for key in ("wall", "memory")]
-        print(f"| {name} | " + " | ".join(cells + ratios) + " |", flush=True)
+        cells = [spread([one[name][key] for one in rounds], digits) for key, digits in FIGURES.items()]
+        for key in ("s", "MB"):
+            cells.append(spread([one[name][key] / one[next(iter(commands))][key] for one in rounds], 2))
+        print(f"| {name} |", " | ".join(cells), "|", flush=True)
 
 
-def accuracies(name: str, command: list[str], seeds: range) -> None:
-    results = [measure([*command, "--seed", str(seed)]) for seed in seeds]
-    values = [result["accuracy"] for result in results]
-    print(f"| {name} | {len(values)} | {statistics.mean(values):.3f} | {min(values):.2f} / {max(values):.2f} |"
-          f" {spread([result['wall'] for result in results], 1)} |", flush=True)  # fmt: skip
-
-
-def processor() -> str:
-    try:
-        return re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())[1]
-    except (OSError, TypeError):
-        return platform.processor()
+def accuracy(name: str, train: list, predict: list, seeds: int) -> None:
+    """Print a line of the accuracy table: what predict.py says of the weights of several seeds."""
+    results = []
+    for seed in range(seeds):
+        measure([*train, "--seed", seed])
+        results.append(measure(predict))
+    accuracies = [result["accuracy %"] for result in results]
+    error = 100 * mean(result["calibration_error"] for result in results)
+    loss = mean(result["loss"] for result in results)
+    cells = [f"{seeds}", f"{mean(accuracies):.3f}", spread(accuracies, 2), f"{error:.2f}", f"{loss:.4f}"]
+    print(f"| {name} |", " | ".join(cells), "|", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure train.py and predict.py against the post's recipe.")
-    parser.add_argument("--data-dir", type=Path, default=REPO / "data/mnist", help="MNIST in torchvision's layout (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="rounds that count (default: %(default)s)")
-    parser.add_argument("--only", choices=["train", "predict", "accuracy"], help="one of the three tables (default: all)")
-    parser.add_argument("--baseline", choices=["train", "predict"], help=argparse.SUPPRESS)
-    parser.add_argument("--weights", help=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = parser.add_argument
+    add("--data-dir", type=Path, default=REPO / "data/mnist", help="MNIST in torchvision's layout")
+    add("--runs", type=int, default=5, help="rounds that count")
+    add("--only", choices=["train", "predict", "accuracy"], help="one of the tables")
+    add("--baseline", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.baseline:
-        return baseline(args.baseline, str(args.data_dir), args.weights)
-    if not (args.data_dir / "MNIST/raw/train-images-idx3-ubyte").exists():
-        sys.exit(f"error: no MNIST in {args.data_dir}; `uv run train.py` downloads it, or name a copy with --data-dir")
-
-    print(f"{platform.machine()}, {processor()}, {os.cpu_count()} cores; Python {platform.python_version()}; {args.runs} rounds")
+        return baseline(*args.baseline, args.data_dir)
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     with tempfile.TemporaryDirectory() as folder:
-        weights = f"{folder}/weights.pt"
-        common = ["--data-dir", str(args.data_dir.resolve()), "--weights", weights]
-        train, predict = (["uv", "run", str(REPO / name), "--json", *common] for name in ("train.py", "predict.py"))
-        post = ["uv", "run", str(Path(__file__).resolve()), *common, "--baseline"]
+        weights, data = f"{folder}/weights.pt", ["--data-dir", args.data_dir.resolve()]
+        train = ["uv", "run", REPO / "train.py", *data, "--weights", weights, "--json"]
+        predict = ["uv", "run", REPO / "predict.py", *data, "--weights", weights, "--json"]
+        post = ["uv", "run", __file__, *data, "--baseline"]
+        short, long = [*train, "--epochs", 0.3], [*train, "--epochs", 20]
         if args.only in (None, "train"):
-            compare({"the post's train": [*post, "train"], "train.py": train, "train.py --epochs 0.3": [*train, "--epochs", "0.3"]}, args.runs)
+            commands = {"the post's train": [*post, "train", f"{folder}/post.pt"], "train.py": train}
+            compare(commands | {"train.py --epochs 0.3": short}, args.runs)
         if args.only in (None, "predict"):
-            measure(train if not args.only else [*train, "--epochs", "0.3"])
-            compare({"the post's predict": [*post, "predict"], "predict.py": predict}, args.runs)
+            measure(train)
+            compare({"the post's predict": [*post, "predict", weights], "predict.py": predict}, args.runs)
         if args.only in (None, "accuracy"):
-            print("\n| accuracy on the 10,000 test images | seeds | mean % | min / max % | wall s |\n|---|---|---|---|---|")
-            accuracies("train.py", train, range(5))
-            accuracies("train.py --epochs 0.3", [*train, "--epochs", "0.3"], range(5))
-            accuracies("train.py --epochs 20", [*train, "--epochs", "20"], range(3))
+            print("\n| | seeds | mean % | min / median / max % | calibration error % | loss |")
+            print("|---" * 6 + "|", flush=True)
+            accuracy("train.py", train, predict, 5)
+            accuracy("train.py --epochs 0.3", short, predict, 5)
+            accuracy("train.py --epochs 20", long, predict, 3)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,10 +13,13 @@ import pytest
 REPO = Path(__file__).resolve().parent.parent
 SAMPLE = REPO / "data/sample"
 MNIST = REPO.parent / "shared/mnist"
+FILES = [f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 real_mnist = pytest.mark.skipif(not MNIST.is_dir(), reason=f"the real MNIST is not in {MNIST}")
 
 # As on a user's machine, where Python keeps the bytecode of torch: half the start-up.
 ENV = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+# The discard port, where nobody listens, as proxy: a machine without a network.
+OFFLINE = ENV | {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 
 
 def import_script(name: str):
@@ -29,26 +31,13 @@ def import_script(name: str):
 
 
 def run(*command, cwd, env=ENV, timeout=300, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([str(word) for word in command], cwd=cwd, env=env, timeout=timeout, text=True, capture_output=True, **options)
+    command = [str(word) for word in command]
+    return subprocess.run(command, cwd=cwd, env=env, timeout=timeout, text=True, capture_output=True, **options)
 
 
 def uv_run(script: str, *arguments, cwd, **options) -> subprocess.CompletedProcess:
     """`uv run script arguments` in the folder `cwd`."""
     return run("uv", "run", REPO / script, *arguments, cwd=cwd, **options)
-
-
-def run_with_mirrors(script: str, *arguments, mirrors, cwd, md5=None, **options) -> subprocess.CompletedProcess:
-    """Run a script as `python script arguments`, with other mirrors (and MD5 sums) in torchvision."""
-    code = f"""
-import gc, runpy, sys
-gc.freeze = lambda: None  # here torchvision comes first; what it imports complains at exit about objects that are frozen
-from torchvision.datasets import MNIST
-MNIST.mirrors = {mirrors!r}
-MNIST.resources = [(name, {md5 or {}!r}.get(name, md5)) for name, md5 in MNIST.resources]
-sys.argv = {[script, *map(str, arguments)]!r}
-runpy.run_path({str(REPO / script)!r}, run_name="__main__")
-"""
-    return run(sys.executable, "-c", code, cwd=cwd, **options)
 
 
 def assert_one_error_line(result: subprocess.CompletedProcess, *words: str, status: int = 1) -> None:
@@ -59,6 +48,26 @@ def assert_one_error_line(result: subprocess.CompletedProcess, *words: str, stat
     assert sum("error: " in line for line in lines) == 1 and "error: " in lines[-1], result.stderr
     for word in words:
         assert word in lines[-1], (word, lines[-1])
+
+
+def last_line(text: str) -> str:
+    return text.splitlines()[-1]
+
+
+def files_below(folder: Path) -> set[str]:
+    return {path.name for path in folder.rglob("*") if path.is_file()}
+
+
+def idx(shape: tuple, data: bytes) -> bytes:
+    """A file in MNIST's format: a header of big-endian integers, then the bytes."""
+    return bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape) + data
+
+
+def driver(folder: Path, code: str) -> Path:
+    """A script in `folder` that runs `code`, which may change torch or torchvision, and then train.py as a program."""
+    path = folder / "driver.py"
+    path.write_text(f"import runpy\n{code}\nrunpy.run_path({str(REPO / 'train.py')!r}, run_name='__main__')\n")
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -73,37 +82,36 @@ def predict():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """One default training on the sample, as a user runs it: `folder`, `weights`, `stdout`, `stderr`."""
+    """One default training on the sample, as a user without a network runs it: `folder`, `weights`, `stdout`, `stderr`."""
     folder = tmp_path_factory.mktemp("trained")
-    result = uv_run("train.py", "--data-dir", SAMPLE, cwd=folder)
+    for script in ("train.py", "predict.py"):  # uv needs the network once, to build their environments
+        assert run("uv", "sync", "--script", REPO / script, cwd=folder, timeout=900).returncode == 0
+    (folder / "data").mkdir()
+    (folder / "data/sample").symlink_to(SAMPLE)
+    result = uv_run("train.py", cwd=folder, env=OFFLINE)
     assert result.returncode == 0, result.stderr
     return SimpleNamespace(folder=folder, weights=folder / "data/mnist_cnn.pt", stdout=result.stdout, stderr=result.stderr)
 
 
 @pytest.fixture
 def server():
-    """A web server on loopback: `answers` maps a path to bytes or to a function of the request handler; `requests` is its log."""
+    """A web server on loopback: `answers` maps a path to bytes; `requests` is its log."""
     answers, requests = {}, []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             requests.append(self.path)
-            answer = answers.get(self.path)
-            if callable(answer):
-                answer(self)
-            elif answer is None:
-                self.send_error(404)
-            else:
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
+            if (answer := answers.get(self.path)) is None:
+                return self.send_error(404)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
 
         def log_message(self, *_):
             pass
 
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    httpd.daemon_threads = True
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     yield SimpleNamespace(url=f"http://127.0.0.1:{httpd.server_port}/", answers=answers, requests=requests)
     httpd.shutdown()

@@ -1,0 +1,270 @@
+"""Training: the network and its file, the recipe's parts, and train.py as a user runs it."""
+
+import ast
+import hashlib
+import json
+import re
+import sys
+import tomllib
+
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from conftest import FILES, MNIST, REPO, SAMPLE, last_line, real_mnist, run, uv_run
+
+PRINTED = """SimpleCNN(
+  (conv1): Conv2d(1, 32, kernel_size=(3, 3), stride=(1, 1))
+  (conv2): Conv2d(32, 64, kernel_size=(3, 3), stride=(1, 1))
+  (fc1): Linear(in_features=1600, out_features=128, bias=True)
+  (fc2): Linear(in_features=128, out_features=10, bias=True)
+)
+"""
+SCRIPTS = [path for name in ("train", "predict", "draw") if (path := REPO / f"{name}.py").exists()]
+
+
+class TheirCNN(nn.Module):
+    """The network as somebody else would write it, for the exchange of weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 32, 3), nn.Conv2d(32, 64, 3)
+        self.fc1, self.fc2 = nn.Linear(1600, 128), nn.Linear(128, 10)
+        self.pool = nn.MaxPool2d(2, 2)
+
+    def forward(self, x):
+        x = self.pool(F.relu(self.conv1(x)))
+        x = self.pool(F.relu(self.conv2(x)))
+        return self.fc2(F.relu(self.fc1(torch.flatten(x, 1))))
+
+
+def their_accuracy(weights, data_dir) -> float:
+    """The accuracy by a network and a reader that share nothing with the scripts."""
+    raw = data_dir / "MNIST/raw"
+    images = torch.tensor(list((raw / FILES[2]).read_bytes()[16:]), dtype=torch.float32).view(-1, 1, 28, 28)
+    labels = torch.tensor(list((raw / FILES[3]).read_bytes()[8:]))
+    model = TheirCNN()
+    model.load_state_dict(torch.load(weights, weights_only=True), strict=True)
+    with torch.no_grad():
+        digits = torch.cat([model(x).argmax(1) for x in ((images / 255 - 0.1307) / 0.3081).split(1000)])
+    return (digits == labels).double().mean().item()
+
+
+# The network and its file
+
+
+def test_network(train, predict):
+    for script in (train, predict):
+        model = script.SimpleCNN()
+        assert f"{model}\n" == PRINTED and sum(p.numel() for p in model.parameters()) == 225_034
+        theirs = TheirCNN()
+        theirs.load_state_dict(model.state_dict())
+        x = torch.randn(5, 1, 28, 28)
+        torch.testing.assert_close(model(x), theirs(x))
+
+
+def test_normalize(train):
+    images = torch.arange(28 * 28).view(1, 28, 28).to(torch.uint8)
+    torch.testing.assert_close(train.normalize(images)[0, 0], (images[0] / 255 - 0.1307) / 0.3081)
+
+
+def test_weights_file_is_a_plain_state_dict(trained, train):
+    state = torch.load(trained.weights, weights_only=True)
+    expected = train.SimpleCNN().state_dict()
+    assert state.keys() == expected.keys()
+    for name, tensor in state.items():
+        assert (tensor.shape, tensor.dtype, tensor.stride()) == (expected[name].shape, torch.float32, expected[name].stride())
+        assert tensor.device.type == "cpu" and not tensor.requires_grad
+
+
+def test_copies_in_the_scripts_are_equal():
+    """What stands in several scripts under one name is the same text."""
+    seen, shared = {}, set()
+    for path in SCRIPTS:
+        source = path.read_text()
+        for node in ast.parse(source).body:
+            if (name := getattr(node, "name", "main")) != "main":
+                text = ast.get_source_segment(source, node)
+                assert seen.setdefault(name, text) == text, f"{name} in {path.name} is another"
+                shared |= {name} if seen[name] is not text else set()
+    assert {"Error", "SimpleCNN", "normalize", "classify", "find_data", "load"} <= shared
+
+
+def test_metadata():
+    """Every script is a program with exact pins, the same everywhere."""
+    pins = {}
+    for path in [*REPO.glob("*.py"), *REPO.glob("tests/*.py"), REPO / "data/make_sample.py"]:
+        if path.name.startswith(("test_", "conftest")):
+            continue
+        head, block, _ = path.read_text().split("# ///", 2)
+        assert head == "#!/usr/bin/env -S uv run --script\n" and path.stat().st_mode & 0o111, path
+        data = tomllib.loads("\n".join(line[2:] for line in block.splitlines()[1:]))
+        assert data["requires-python"] == ">=3.11"
+        assert not data["dependencies"] or data["tool"]["uv"]["exclude-newer"] == "2026-11-16T00:00:00Z"
+        for requirement in data["dependencies"]:
+            name, _, pin = requirement.partition("==")
+            assert pin and pins.setdefault(name, pin) == pin, f"{path}: {requirement}"
+    assert not any("__file__" in path.read_text() for path in SCRIPTS)  # which runs from a URL or stdin do not have
+
+
+def test_importing_runs_nothing(tmp_path):
+    """Nor does it start what costs a second: torchvision and torch._dynamo, which a training does not need either."""
+    code = f"""import sys, torch; sys.path.insert(0, {str(REPO)!r}); import train, predict
+train.train(torch.zeros(8, 28, 28, dtype=torch.uint8), torch.zeros(8), batch_size=4, epochs=1)
+assert not {{"torchvision", "torch._dynamo", "matplotlib"}} & sys.modules.keys()"""
+    result = run(sys.executable, "-c", code, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "") and not list(tmp_path.iterdir()), result.stderr
+
+
+# The recipe
+
+
+def test_muon(train):
+    """Each decayed parameter moves by the rate in every direction of its gradient; the small ones by half of it."""
+    torch.manual_seed(0)
+    model = train.SimpleCNN()
+    before = [p.detach().clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    model.fc1.bias.grad = None  # of a layer that somebody has frozen
+    train.muon(model.parameters(), [torch.zeros_like(p) for p in before], 0.01, 0.1, torch.float32)
+    for (name, p), old in zip(model.named_parameters(), before):
+        if p.grad is None:
+            assert p.equal(old)
+            continue
+        moved = (old * (1 - 0.01 * 0.1) - p.detach()).view(len(p), -1)
+        values = torch.linalg.svdvals(moved) / (0.01 if name in ("conv2.weight", "fc1.weight") else 0.005)
+        assert 0.5 < values.min() and values.max() < 1.5 and (moved * p.grad.view(len(p), -1)).sum() > 0, (name, values)
+
+
+def test_muon_has_momentum(train):
+    """After gradients in two directions, Nesterov's look-ahead moves along their decayed sum, not along the last alone."""
+    first, second = torch.eye(128, 1600), torch.eye(128, 1600).roll(200, 1)
+    p, momentum = nn.Parameter(torch.zeros(128, 1600)), torch.zeros(128, 1600)
+    for gradient in (first, second):
+        before, p.grad = p.detach().clone(), gradient
+        train.muon([p], [momentum], 0.01, 0, torch.float32)
+    moved = before - p.detach()
+    assert (moved * first).sum() / (moved * second).sum() == pytest.approx(0.81 / 1.9, rel=1e-3)
+
+
+def test_distort(train):
+    """Nothing moves by 0; magnitude and shift move each image differently, and as far as they say."""
+    places = (torch.arange(28.0) - 13.5).expand(28, 28)
+    x = torch.stack([places, places.T]).unsqueeze(1)  # each pixel's value is its place: images say where they look
+    assert torch.allclose(train.distort(x, 0, 0), x, atol=1e-5)
+    x = x.repeat(200, 1, 1, 1)
+    torch.manual_seed(0)
+    inner = (slice(None), 0, slice(8, -8), slice(8, -8))  # nothing of it looks beyond the edge
+    shifted = (train.distort(x, 0, 2) - x)[inner].flatten(1)
+    assert (shifted.std(1) < 1e-4).all() and 1.9 < shifted.abs().max() < 2.001 and shifted.mean().abs() < 0.15
+    assert len({round(float(row[0]), 4) for row in shifted}) > 380
+    across, down = (train.distort(x, 1, 0) - x)[inner].view(200, 2, 12, 12).transpose(0, 1)
+    for slopes, limit in ((across[:, 0, 1] - across[:, 0, 0], 0.1), (across[:, 1, 0] - across[:, 0, 0], 0.3),
+                          (down[:, 0, 1] - down[:, 0, 0], 0.2), (down[:, 1, 0] - down[:, 0, 0], 0.1)):  # fmt: skip
+        assert 0.9 * limit < slopes.abs().max() < limit + 1e-4 and slopes.mean().abs() < 0.2 * limit
+
+
+def test_train_refuses_what_it_cannot_use(train):
+    images, labels = torch.zeros(8, 28, 28, dtype=torch.uint8), torch.zeros(8)
+    for wrong in (images.float() / 255, images.view(8, 784)):
+        with pytest.raises(AssertionError, match="uint8"):
+            train.train(wrong, labels, batch_size=4)
+    for batch_size in (-1, 0, 9):
+        with pytest.raises(train.Error, match=f"--batch-size {batch_size} is not"):
+            train.train(images, labels, batch_size=batch_size)
+    with pytest.raises(train.Error, match="the loss is nan at step .*--lr"):
+        train.train(images, labels, batch_size=4, epochs=9, lr=1e30)
+
+
+def test_train_mode_in_the_loop_and_eval_mode_after_it(train, monkeypatch):
+    modes = []
+
+    class Watched(train.SimpleCNN):
+        def forward(self, x):
+            modes.append(self.training)
+            return super().forward(x)
+
+    monkeypatch.setattr(train, "SimpleCNN", Watched)
+    model, history = train.train(*[t[:64] for t in train.load(SAMPLE, "train")], batch_size=32, epochs=1)
+    assert not model.training
+    train.classify(model.train(), torch.zeros(4, 28, 28, dtype=torch.uint8))
+    assert modes == [True, True, False] and len(history) == 2
+
+
+# As a user runs it
+
+
+def test_prints_the_network_and_the_accuracy_of_the_sample_without_a_network(trained):
+    assert trained.stdout.startswith(PRINTED)
+    match = re.fullmatch(r"Accuracy of SimpleCNN on the 1,000 test images of the sample: (\d\d\.\d\d) %\n",
+                         trained.stdout.removeprefix(PRINTED))  # fmt: skip
+    assert match and float(match[1]) >= 98.0
+    assert trained.stderr.count("using data/sample; cannot download MNIST") == 1 and "Traceback" not in trained.stderr
+
+
+def test_predict_and_other_programs_repeat_the_figure(trained):
+    result = uv_run("predict.py", "--data-dir", "data/sample", cwd=trained.folder)
+    assert result.stdout == trained.stdout, result.stderr
+    assert f"{100 * their_accuracy(trained.weights, SAMPLE):.2f} %" in last_line(trained.stdout)
+
+
+def test_predict_reads_the_weights_of_another_program(tmp_path):
+    torch.save(TheirCNN().state_dict(), tmp_path / "theirs.pt")
+    result = uv_run("predict.py", "--data-dir", SAMPLE, "--weights", "theirs.pt", "--json", cwd=tmp_path)
+    assert json.loads(result.stdout)["accuracy"] == pytest.approx(their_accuracy(tmp_path / "theirs.pt", SAMPLE))
+
+
+def test_same_seed_same_bytes_and_json(tmp_path):
+    options = ["--data-dir", SAMPLE, "--epochs", 0.5, "--batch-size", 100, "--lr", 0.02, "--json", "--device", "cpu"]
+    answers = {}
+    for name, seed in (("a.pt", 3), ("deep/er/b.pt", 3), ("c.pt", 4)):
+        result = uv_run("train.py", *options, "--weights", name, "--seed", seed, cwd=tmp_path)
+        answers[name] = json.loads(result.stdout)
+        assert "20/20" in result.stderr
+    a, b, c = ((tmp_path / name).read_bytes() for name in answers)
+    assert a == b != c
+    expected = {"seed": 4, "epochs": 0.5, "total": 1000, "device": "cpu", "weights": "c.pt", "torch": torch.__version__}
+    assert expected.items() <= answers["c.pt"].items() and answers["c.pt"]["dataset"] == str(SAMPLE)
+    assert answers["a.pt"]["accuracy"] == answers["a.pt"]["correct"] / 1000 and 0 < answers["a.pt"]["loss"] < 2.5
+
+
+def test_plot(tmp_path):
+    options = ["--data-dir", SAMPLE, "--epochs", 0.5, "--plots", "plots/of"]
+    assert run("uv", "run", "--with", "matplotlib==3.11.2", REPO / "train.py", *options, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "plots/of/training.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_help_names_each_option_and_its_default(path, tmp_path):
+    result = uv_run(path, "--help", cwd=tmp_path)
+    options = re.findall(r"\(\"(--[a-z-]+)\"", path.read_text())
+    assert options and all(option in result.stdout for option in options), result.stderr
+    assert result.stdout.count("(default") >= len(set(options)) - 2
+
+
+def test_git_ignores_what_the_scripts_write():
+    outputs = ["data/mnist_cnn.pt", "data/mnist", "requirements.txt", "pylock.toml", "train.py.lock"]
+    assert run("git", "check-ignore", *outputs, cwd=REPO).stdout.split() == outputs
+
+
+def test_sample_is_made_again_byte_for_byte(tmp_path):
+    assert uv_run("data/make_sample.py", "made", cwd=tmp_path).returncode == 0
+    readme = (REPO / "data/README.md").read_text()
+    for name in FILES:
+        data = (SAMPLE / "MNIST/raw" / name).read_bytes()
+        assert (tmp_path / "made/MNIST/raw" / name).read_bytes() == data
+        assert f"{hashlib.sha256(data).hexdigest()}  {name}" in readme
+
+
+@real_mnist
+def test_real_mnist(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mnist").symlink_to(MNIST)
+    trained = uv_run("train.py", cwd=tmp_path)
+    match = re.fullmatch(r"Accuracy of SimpleCNN on the 10,000 test images: (\d\d\.\d\d) %", last_line(trained.stdout))
+    assert match and float(match[1]) >= 99.0, trained.stderr
+    assert f"{100 * their_accuracy(tmp_path / 'data/mnist_cnn.pt', MNIST):.2f} %" in last_line(trained.stdout)
+    answer = json.loads(uv_run("predict.py", "--json", cwd=tmp_path).stdout)
+    assert f"{100 * answer['accuracy']:.2f} %" in last_line(trained.stdout) and answer["dataset"] == "mnist"
+    assert answer["calibration_error"] < 0.006 and answer["loss"] < 0.025  # 0.079 and 0.097 before the logits are scaled
