@@ -9,12 +9,10 @@
 # ///
 
 # %% Start
-"""Draw a digit in the browser and watch the network read it, stroke by stroke.
+"""Draw a digit in the browser and watch the network of train.py read it, stroke by stroke.
 
-    uv run draw.py                        opens http://127.0.0.1:8000, which only this machine can reach
+    uv run draw.py                opens http://127.0.0.1:8000, which only this machine can reach
     uv run draw.py --port 9000 --weights data/mnist_cnn.pt --no-browser
-
-The weights are those that `uv run train.py` writes.
 """
 
 import argparse
@@ -26,7 +24,7 @@ import urllib.request
 import warnings
 import webbrowser
 
-warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # torch misses it, but nothing here needs it
+warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # nothing here needs it
 import torch
 import torch.nn.functional as F
 import uvicorn
@@ -68,111 +66,95 @@ def load_weights(source: str) -> SimpleCNN:
     model = SimpleCNN()
     try:
         file = io.BytesIO(urllib.request.urlopen(source, timeout=10).read()) if "://" in source else source
-        state = torch.load(file, map_location="cpu", weights_only=True)  # runs no code
+        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))  # runs no code
     except OSError as error:
         raise Error(f"no weights in {source} ({error}); `uv run train.py` makes them") from None
-    except Exception:  # a damaged file makes torch.load raise almost anything
-        raise Error(f"{source} is no state_dict from torch.save; `uv run train.py` makes one") from None
-    try:
-        model.load_state_dict(state)
-    except Exception as error:
-        raise Error(f"{source} does not fit SimpleCNN in train.py, predict.py and draw.py: {error}") from None
+    except Exception as error:  # torch's own words for a file with code would advise to run it
+        reason = "it is no plain state_dict" if "weights_only" in str(error) else error
+        raise Error(f"{source} does not fit SimpleCNN in train.py, predict.py and draw.py: {reason}") from None
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
         raise Error(f"the weights in {source} are not finite; train again, with a smaller --lr")
     return model.eval()
 
 
 def to_mnist(drawing: Image.Image) -> Tensor:
-    """Black on white, mode L, to (28, 28) uint8 as in MNIST (LeCun et al. 1998): cut to the ink, the longer side
-    20 pixels, the centre of mass in the middle; all zero if blank."""
+    """Black on white, mode L, to (28, 28) uint8; all zero if blank. As in MNIST (LeCun et al. 1998) the longer
+    side of the ink is 20 pixels and its centre of mass in the middle."""
     ink = ImageOps.invert(drawing)
     ink = ink.crop(ink.getbbox() or (0, 0, 1, 1))
     w, h = (max(1, round(20 * side / max(ink.size))) for side in ink.size)
-    ink = bytearray(ink.resize((w, h), Image.Resampling.BOX).tobytes())
-    ink = torch.frombuffer(ink, dtype=torch.uint8).view(h, w)
-    y, x = ((ink.sum(1 - k) @ torch.arange(n) / ink.sum().clamp(min=1)).item() for k, n in ((0, h), (1, w)))
-    top, left = min(max(round(14 - y), 0), 28 - h), min(max(round(14 - x), 0), 28 - w)
+    ink = ink.resize((w, h), Image.Resampling.BOX)
+    ink = torch.frombuffer(bytearray(ink.tobytes()), dtype=torch.uint8).view(h, w)
+    mass = ink / ink.sum().clamp(min=1)
+    top = int((14 - mass.sum(1) @ torch.arange(float(h))).round().clamp(0, 28 - h))
+    left = int((14 - mass.sum(0) @ torch.arange(float(w))).round().clamp(0, 28 - w))
     return F.pad(ink, (left, 28 - w - left, top, 28 - h - top))
 
 
-# %% Page
+# %% Page: all sizes are in rem, so that the drawing and the answer fit beside or below each other
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Draw a digit</title><link rel="icon" href="data:,">
 <style>
-:root { font: clamp(16px, 3vmin, 48px) system-ui, sans-serif; color-scheme: light dark;
-        --drawing: min(80svh, 48vw); --answer: min(75svh, 44vw); --digit: min(28svh, 17vw) }
-@media (orientation: portrait) {
-  :root { --drawing: min(100vw - 2rem, 52svh); --answer: var(--drawing); --digit: min(25vw, 14svh) } }
-body { display: flex; flex-wrap: wrap; place-content: center; gap: 1rem 4vw; min-height: 100svh; margin: 0;
-       background: light-dark(#e9edf2, #15181d);
-       touch-action: manipulation; user-select: none; -webkit-user-select: none }
-svg { width: var(--drawing); background: white; border-radius: 1rem; cursor: crosshair; touch-action: none }
-svg * { pointer-events: none } svg:has(path) text { display: none }
-nav { display: flex; gap: .75rem; align-items: center; width: var(--drawing); margin-top: .75rem }
-button { font: inherit; padding: .6rem 1.3rem; border: 0; border-radius: .5rem; background: #8884 }
-main { display: grid; grid-template: 1fr auto / var(--digit) 1fr; gap: 0 1.5rem; width: var(--answer) }
-output { font-size: var(--digit); font-weight: bold; line-height: 1; text-align: center }
-output:empty::before { content: "?"; opacity: .2 }
-figure { margin: 0; font-size: .8rem; text-align: center }
-canvas { width: 100%; margin-top: .25rem; background: black; image-rendering: pixelated; border-radius: .5rem }
+:root { font: max(min(1.7vw, 3svh), min(3.3vw, 1.75svh)) system-ui, sans-serif; color-scheme: light dark }
+body { display: flex; flex-wrap: wrap; place-content: center; gap: 1rem 2.5rem; min-height: 100svh; margin: 0;
+       font-size: 1.3rem; background: light-dark(#e9edf2, #15181d);
+       touch-action: manipulation; user-select: none }
+#drawing { display: block; width: 28rem; border-radius: 1rem; cursor: crosshair; touch-action: none }
+nav { display: flex; gap: .75rem; align-items: center; margin-top: .75rem }
+button { font: inherit; padding: .5rem 1.3rem; border: 0; border-radius: .5rem; background: #8884 }
+main { display: grid; grid-template: 1fr auto / 9rem 15rem; gap: 0 1.5rem }
+output { font-size: 10rem; font-weight: bold; line-height: 9rem; height: 9rem; text-align: center }
+figure { margin: 0; font-size: 1rem; text-align: center }
+#seen { display: block; width: 9rem; background: black; image-rendering: pixelated; border-radius: .5rem }
 ol { grid-area: 1 / 2 / 3; display: grid; margin: 0; padding: 0; font-variant-numeric: tabular-nums }
-li { display: flex; gap: .5rem; align-items: center } li span { width: 3rem; text-align: right }
-i { flex: 1; height: 70%; border-radius: .25rem; background: linear-gradient(#2f7cf6 0 0) no-repeat #8884 }
+li { display: flex; gap: .5rem; align-items: center }
+li span { width: 4.7rem; text-align: right; white-space: nowrap }
+i { flex: 1; height: 1.7rem; border-radius: .25rem; background: linear-gradient(#2f7cf6 0 0) no-repeat #8884 }
 </style>
-<div>
-  <svg id="drawing" viewBox="0 0 280 280" fill="none" stroke="black" stroke-width="20" stroke-linecap="round"
-       stroke-linejoin="round" role="img" aria-label="Draw a digit here"><g id="strokes"></g>
-    <text x="140" y="148" text-anchor="middle" fill="#777" stroke="none" font-size="20">Draw a digit</text></svg>
+<div><canvas id="drawing" width="560" height="560" role="img" aria-label="Draw a digit here"></canvas>
   <nav><button id="undo" title="Ctrl-Z">Undo</button> <button id="clear" title="Escape">Clear</button>
-    <small id="note" role="status"></small></nav>
-</div>
+    Draw a digit</nav></div>
 <main><output id="answer" aria-label="The digit"></output>
   <figure>What it sees<canvas id="seen" width="28" height="28"></canvas></figure>
   <ol id="bars" aria-label="Probabilities"></ol></main>
-<canvas id="sheet" width="280" height="280" hidden></canvas>
 <script type="module">  // elements go by their id
-let stroke, pointer = null;  // the path being drawn, and which finger, pen or mouse draws it
-const place = event => [event.offsetX, event.offsetY].map(length => length * 280 / drawing.clientWidth);
+const pen = drawing.getContext("2d", {willReadFrequently: true}), white = new ImageData(28, 28);
+Object.assign(pen, {fillStyle: "white", lineWidth: 40, lineCap: "round", lineJoin: "round"});
+white.data.fill(255);
+let strokes = [], stroke, changed;
+function draw() {
+  pen.fillRect(0, 0, 560, 560);
+  for (const places of strokes) pen.stroke(new Path2D(`M${places.join("L")}h.1`));  // h.1: a tap leaves a dot
+  changed = true;
+}
+const place = event => [event.offsetX, event.offsetY].map(length => length * 560 / drawing.clientWidth);
 drawing.onpointerdown = event => {
-  if (pointer !== null || event.button) return;
-  drawing.setPointerCapture(pointer = event.pointerId);  // also where it leaves the drawing
-  strokes.insertAdjacentHTML("beforeend", `<path d="M${place(event)}h.1"/>`);  // h.1: a tap leaves a dot
-  stroke = strokes.lastChild;
+  if (!event.isPrimary || event.button) return;  // a second finger, the right button
+  drawing.setPointerCapture(event.pointerId);  // also where it leaves the drawing
+  draw(strokes.push(stroke = [place(event)]));
 };
 drawing.onpointermove = event => {
-  if (event.pointerId === pointer) stroke.setAttribute("d", `${stroke.getAttribute("d")}L${place(event)}`);
+  if (event.isPrimary && event.buttons === 1 && drawing.hasPointerCapture(event.pointerId))
+    draw(stroke.push(place(event)));
 };
-drawing.onlostpointercapture = event => { if (event.pointerId === pointer) pointer = null; };
-undo.onclick = () => strokes.lastChild?.remove();
-clear.onclick = () => strokes.replaceChildren();
+undo.onclick = () => draw(strokes.pop());
+clear.onclick = () => draw(strokes = []);
 onkeydown = event => {
   if (event.key === "Escape") clear.click();
   if (event.key === "z" && (event.ctrlKey || event.metaKey)) undo.click();
 };
-const pen = sheet.getContext("2d"), white = new ImageData(28, 28);
-Object.assign(pen, {fillStyle: "white", lineWidth: 20, lineCap: "round", lineJoin: "round"});
-white.data.fill(255);
-for (let sent; ; await new Promise(requestAnimationFrame)) {  // one request at a time, for the newest drawing
-  if (sent === strokes.innerHTML) continue;
-  sent = strokes.innerHTML;
-  pen.fillRect(0, 0, 280, 280);
-  for (const path of strokes.children) pen.stroke(new Path2D(path.getAttribute("d")));
-  try {
-    const body = await (await fetch(sheet.toDataURL())).blob();  // toBlob waits for idle time
-    const response = await fetch("/read", {method: "POST", body, signal: AbortSignal.timeout(5000)});
-    const {digit, probabilities, pixels} = await response.json();
-    answer.textContent = digit ?? "";
-    bars.innerHTML = probabilities.map((p, i) => `<li>${i}<i style="background-size: ${100 * p}%"></i>` +
-      `<span>${Math.round(100 * p)} %</span></li>`).join("");
-    pixels.flat().forEach((value, i) => white.data[4 * i + 3] = value);  // opaque where the ink is
-    seen.getContext("2d").putImageData(white, 0, 0);
-    note.textContent = "";
-  } catch {
-    note.textContent = "draw.py does not answer";
-    sent = null;  // ask again, in a second
-    await new Promise(resume => setTimeout(resume, 1000));
-  }
+draw();
+for (;; await new Promise(requestAnimationFrame)) {  // one request at a time, for the newest drawing
+  if (!changed) continue;
+  changed = false;  // before the wait, so that no stroke is lost
+  const body = await (await fetch(drawing.toDataURL())).blob();  // toBlob waits for an idle browser
+  const {digit, probabilities, pixels} = await (await fetch("/read", {method: "POST", body})).json();
+  answer.textContent = digit ?? "";
+  bars.innerHTML = probabilities.map((p, i) => `<li>${i}<i style="background-size: ${100 * p}%"></i>` +
+    `<span>${Math.round(100 * p)} %</span></li>`).join("");
+  pixels.flat().forEach((value, i) => white.data[4 * i + 3] = value);  // opaque where the ink is
+  seen.getContext("2d").putImageData(white, 0, 0);
 }
 </script>"""
 
@@ -204,29 +186,28 @@ def make_app(model: SimpleCNN) -> Starlette:
 # %% Command line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--weights", default="data/mnist_cnn.pt", help="file or URL, as train.py writes it")
+    parser.add_argument("--weights", default="data/mnist_cnn.pt", help="state_dict: a file or a URL")
     parser.add_argument("--port", type=int, default=8000, help="on 127.0.0.1; 0 is any free one")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     args = parser.parse_args(argv)
+    torch.set_num_threads(1)  # beside two busy programs 2 ms for an answer, not 44
+    app = make_app(load_weights(args.weights).requires_grad_(False))
     try:
-        torch.set_num_threads(1)  # beside two busy programs 2 ms for an answer, not 44
-        app = make_app(load_weights(args.weights).requires_grad_(False))
-        try:
-            listener = socket.create_server(("127.0.0.1", args.port))
-        except (OSError, OverflowError) as error:
-            raise Error(f"cannot listen on port {args.port} ({error}); name another with --port") from None
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # this too saves 42 ms
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        print(f"Draw a digit on {address} (Ctrl-C ends it)", flush=True)
-        if not args.no_browser:  # in a thread, as it may wait for the browser
-            threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
-        config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
-        uvicorn.Server(config).run([listener])
+        listener = socket.create_server(("127.0.0.1", args.port))
+    except (OSError, OverflowError) as error:
+        raise Error(f"cannot listen on port {args.port} ({error}); name another with --port") from None
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # this too saves 42 ms
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    print(f"Draw a digit on {address} (Ctrl-C ends it)", flush=True)
+    if not args.no_browser:  # in a thread, as it may wait for the browser
+        threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
+    uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)).run([listener])
+
+
+if __name__ == "__main__":
+    try:
+        main()
     except Error as error:
         sys.exit("error: " + " ".join(str(error).split()))
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-if __name__ == "__main__":
-    main()

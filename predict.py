@@ -123,15 +123,12 @@ def load_weights(source: str) -> SimpleCNN:
     model = SimpleCNN()
     try:
         file = io.BytesIO(urllib.request.urlopen(source, timeout=10).read()) if "://" in source else source
-        state = torch.load(file, map_location="cpu", weights_only=True)  # runs no code
+        model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))  # runs no code
     except OSError as error:
         raise Error(f"no weights in {source} ({error}); `uv run train.py` makes them") from None
-    except Exception:  # a damaged file makes torch.load raise almost anything
-        raise Error(f"{source} is no state_dict from torch.save; `uv run train.py` makes one") from None
-    try:
-        model.load_state_dict(state)
-    except Exception as error:
-        raise Error(f"{source} does not fit SimpleCNN in train.py, predict.py and draw.py: {error}") from None
+    except Exception as error:  # torch's own words for a file with code would advise to run it
+        reason = "it is no plain state_dict" if "weights_only" in str(error) else error
+        raise Error(f"{source} does not fit SimpleCNN in train.py, predict.py and draw.py: {reason}") from None
     if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
         raise Error(f"the weights in {source} are not finite; train again, with a smaller --lr")
     return model.eval()

@@ -47,7 +47,7 @@ WEIGHTS = {  # what torch.save writes, and words of the error
     "a list": (lambda state: list(state.values()), ["does not fit"]),
     "a number": (lambda state: 7, ["does not fit"]),
     "nested": (lambda state: {"model": state}, ["Missing key"]),
-    "code": (lambda state: {"conv1.weight": Code()}, ["no state_dict"]),
+    "code": (lambda state: {"conv1.weight": Code()}, ["no plain state_dict"]),
 }
 
 
@@ -68,7 +68,7 @@ FILES = {"empty": b"", "no archive": b"no weights " * 99, "cut off": None}
 @pytest.mark.parametrize("case", FILES)
 def test_damaged_weights(case, trained, predict, tmp_path):
     (tmp_path / "w.pt").write_bytes(trained.weights.read_bytes()[:-500] if FILES[case] is None else FILES[case])
-    with pytest.raises(predict.Error, match="w.pt is no state_dict"):
+    with pytest.raises(predict.Error, match="w.pt does not fit"):
         predict.load_weights(str(tmp_path / "w.pt"))
 
 
