@@ -40,9 +40,8 @@ def baseline(job: str, weights: str, data_dir: Path) -> None:
 
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     train, test = (datasets.MNIST(data_dir, split, transform) for split in (True, False))
-    layers = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2)]
-    layers += [nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
-    model = nn.Sequential(*layers, nn.Linear(1600, 128), nn.ReLU(), nn.Linear(128, 10))
+    layers = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(1600, 128), nn.ReLU(), nn.Linear(128, 10))
     if job == "train":
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         for images, labels in DataLoader(train, batch_size=64, shuffle=True):
@@ -63,15 +62,15 @@ def measure(command: list) -> dict:
     """The FIGURES of a whole process with its children, and the JSON it prints; MB is the peak of memory."""
     command = [str(word) for word in command]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    with tempfile.TemporaryFile() as stdout:
-        started = time.perf_counter()
-        process = subprocess.Popen(command, stdout=stdout, stderr=subprocess.DEVNULL, env=env)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        if status:
-            sys.exit(f"error: this failed, run it alone to see why: {' '.join(command)}")
-        stdout.seek(0)
-        result = json.loads(stdout.read())
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env)
+    with process.stdout:
+        output = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)  # which counts the children too
+    seconds = time.perf_counter() - started
+    if status:
+        sys.exit(f"error: this failed, run it alone to see why: {' '.join(command)}")
+    result = json.loads(output)
     memory = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
     values = seconds, usage.ru_utime + usage.ru_stime, memory, 100 * result["accuracy"]
     return result | dict(zip(FIGURES, values))
@@ -85,10 +84,10 @@ def compare(commands: dict[str, list], runs: int) -> None:
     """Run the commands in turns and print a table; the first is what the ratios refer to."""
     print(f"\n| min / median / max | {' | '.join(FIGURES)} | ratio of s | ratio of MB |\n" + "|---" * 7 + "|")
     rounds = [{name: measure(command) for name, command in commands.items()} for _ in range(runs + 1)][1:]
+    first = next(iter(commands))
     for name in commands:
         cells = [spread([one[name][key] for one in rounds], digits) for key, digits in FIGURES.items()]
-        for key in ("s", "MB"):
-            cells.append(spread([one[name][key] / one[next(iter(commands))][key] for one in rounds], 2))
+        cells += [spread([one[name][key] / one[first][key] for one in rounds], 2) for key in ("s", "MB")]
         print(f"| {name} |", " | ".join(cells), "|", flush=True)
 
 
@@ -101,8 +100,8 @@ def accuracy(name: str, train: list, predict: list, seeds: int) -> None:
     accuracies = [result["accuracy %"] for result in results]
     error = 100 * mean(result["calibration_error"] for result in results)
     loss = mean(result["loss"] for result in results)
-    cells = [f"{seeds}", f"{mean(accuracies):.3f}", spread(accuracies, 2), f"{error:.2f}", f"{loss:.4f}"]
-    print(f"| {name} |", " | ".join(cells), "|", flush=True)
+    cells = f"{mean(accuracies):.3f} | {spread(accuracies, 2)} | {error:.2f} | {loss:.4f}"
+    print(f"| {name} | {seeds} | {cells} |", flush=True)
 
 
 def main() -> None:

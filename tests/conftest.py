@@ -1,4 +1,4 @@
-"""What the tests share: running a script as a user does, importing one, a trained network, a server on loopback."""
+"""What the tests share: running and importing a script, a trained network, a server on loopback."""
 
 import importlib.util
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 REPO = Path(__file__).resolve().parent.parent
 SAMPLE = REPO / "data/sample"
@@ -41,17 +42,13 @@ def uv_run(script: str, *arguments, cwd, **options) -> subprocess.CompletedProce
 
 
 def assert_one_error_line(result: subprocess.CompletedProcess, *words: str, status: int = 1) -> None:
-    """The run ended with `status`, its last line on stderr is the one error, with these words in it, and no traceback."""
+    """The run ended with `status`, no traceback, and as last line on stderr the one error, with these words."""
     assert result.returncode == status, (result.returncode, result.stderr)
     assert "Traceback" not in result.stderr, result.stderr
     lines = result.stderr.strip().splitlines()
     assert sum("error: " in line for line in lines) == 1 and "error: " in lines[-1], result.stderr
     for word in words:
         assert word in lines[-1], (word, lines[-1])
-
-
-def last_line(text: str) -> str:
-    return text.splitlines()[-1]
 
 
 def files_below(folder: Path) -> set[str]:
@@ -63,8 +60,21 @@ def idx(shape: tuple, data: bytes) -> bytes:
     return bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape) + data
 
 
+def digit(number: int = 0) -> Image.Image:
+    """One of the sample's test images."""
+    pixels = (SAMPLE / "MNIST/raw" / FILES[2]).read_bytes()[16 + 784 * number :]
+    return Image.frombytes("L", (28, 28), pixels[:784])
+
+
+def play_mnist(folder: Path) -> None:
+    """The sample's 1,000 test images as `folder`'s data/mnist, also those to train on: quicker than 4,000."""
+    (raw := folder / "data/mnist/MNIST/raw").mkdir(parents=True)
+    for name in FILES:
+        (raw / name).symlink_to(SAMPLE / "MNIST/raw" / name.replace("train", "t10k"))
+
+
 def driver(folder: Path, code: str) -> Path:
-    """A script in `folder` that runs `code`, which may change torch or torchvision, and then train.py as a program."""
+    """A script in `folder` that runs `code`, which may change torch or torchvision, and then train.py."""
     path = folder / "driver.py"
     path.write_text(f"import runpy\n{code}\nrunpy.run_path({str(REPO / 'train.py')!r}, run_name='__main__')\n")
     return path
@@ -82,7 +92,7 @@ def predict():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """One default training on the sample, as a user without a network runs it: `folder`, `weights`, `stdout`, `stderr`."""
+    """A training on the sample by a user without a network: its `folder`, `weights`, `stdout`, `stderr`."""
     folder = tmp_path_factory.mktemp("trained")
     for script in ("train.py", "predict.py"):  # uv needs the network once, to build their environments
         assert run("uv", "sync", "--script", REPO / script, cwd=folder, timeout=900).returncode == 0
@@ -90,7 +100,8 @@ def trained(tmp_path_factory):
     (folder / "data/sample").symlink_to(SAMPLE)
     result = uv_run("train.py", cwd=folder, env=OFFLINE)
     assert result.returncode == 0, result.stderr
-    return SimpleNamespace(folder=folder, weights=folder / "data/mnist_cnn.pt", stdout=result.stdout, stderr=result.stderr)
+    weights = folder / "data/mnist_cnn.pt"
+    return SimpleNamespace(folder=folder, weights=weights, stdout=result.stdout, stderr=result.stderr)
 
 
 @pytest.fixture
@@ -101,9 +112,8 @@ def server():
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
             requests.append(self.path)
-            if (answer := answers.get(self.path)) is None:
-                return self.send_error(404)
-            self.send_response(200)
+            answer = answers.get(self.path, b"")
+            self.send_response(200 if answer else 404)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)

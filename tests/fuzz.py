@@ -1,10 +1,8 @@
 #!/usr/bin/env -S uv run --script
 # /// script
 # requires-python = ">=3.11"
-# dependencies = [
-#     "opencv-python-headless==5.0.0.93", "pi-heif==1.4.0", "pillow==13.0.0", "pillow-heif==1.8.1",
-#     "pytest==9.2.0", "torch==2.15.0", "torchvision==0.29.2", "tqdm==4.70.1",
-# ]
+# dependencies = ["opencv-python-headless==5.0.0.93", "pi-heif==1.4.0", "pillow==13.0.0", "pytest==9.2.0",
+#                 "pillow-heif==1.8.1", "torch==2.15.0", "torchvision==0.29.2", "tqdm==4.70.1"]
 #
 # [tool.uv]
 # exclude-newer = "2026-11-16T00:00:00Z"
@@ -31,6 +29,7 @@ import sys
 import tempfile
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -42,14 +41,11 @@ from PIL import Image
 train, predict = import_script("train"), import_script("predict")
 SECONDS, MEGABYTES = 20, 2500
 
-
 # %% Sound files
 DATA = dict(zip(FILES[2:], [idx((3, 28, 28), bytes(3 * 784)), idx((3,), bytes([0, 5, 9]))]))
 SIZES = [(40, 30), (1, 1), (3, 3), (1, 2000), (2000, 1)]
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"]
 FORMATS = "AVIF BMP DDS GIF ICO JPEG JPEG2000 PCX PNG PPM SGI TGA TIFF WEBP".split()
-
-
 COLOURS = {"L": [0, 77, 255], "RGBA": [0, (9, 9, 9, 1)], "I;16": [0, 65535], "F": [math.nan, math.inf, 1e30]}
 
 
@@ -64,11 +60,9 @@ def make_images() -> list[bytes]:
     files = []
 
     def add(save, *arguments, **options) -> None:
-        try:
+        with suppress(KeyError, OSError, ValueError, SystemError):  # the format has no such mode or size
             save(buffer := io.BytesIO(), *arguments, **options)
             files.append(buffer.getvalue())
-        except (KeyError, OSError, ValueError, SystemError):  # the format has no such mode or size
-            pass
 
     rotated = Image.Exif()
     rotated[0x0112] = 6  # orientation
@@ -100,8 +94,8 @@ def damage(data: bytes, random: Random) -> bytes:
     for _ in range(random.randint(1, 4)):
         start = random.choice([random.randrange(400), random.randrange(1 << 21)]) % (len(data) or 1)
         noise = random.randbytes(random.randint(1, 12))
-        number = random.choice([0, 1, 28, 65535, 1 << 20, (1 << 31) - 1, (1 << 32) - 1])  # a length, perhaps
-        number = number.to_bytes(4, random.choice(["big", "little"]))
+        number = random.choice([0, 1, 28, 65535, 1 << 20, (1 << 31) - 1, (1 << 32) - 1])
+        number = number.to_bytes(4, random.choice(["big", "little"]))  # a length or offset, perhaps
         changes = [(0, noise), (1, noise[:1]), (4, number), (0, data[:64]), (64, b""), (len(data), b"")]
         length, new = random.choice(changes)
         data[start : start + length] = new
@@ -109,13 +103,14 @@ def damage(data: bytes, random: Random) -> bytes:
 
 
 def damage_record(data: bytes, random: Random) -> bytes:
-    """A zip file with one record damaged, and its checksum right."""
+    """A zip file with one record damaged, and its checksum right, so that what reads the record must notice."""
     source = zipfile.ZipFile(io.BytesIO(data))
-    chosen = random.choice(source.namelist())
+    records = {name: source.read(name) for name in source.namelist()}
+    chosen = random.choice(list(records))
+    records[chosen] = damage(records[chosen], random)
     with zipfile.ZipFile(buffer := io.BytesIO(), "w") as target:
-        for name in source.namelist():
-            record = source.read(name)
-            target.writestr(name, damage(record, random) if name == chosen else record)
+        for name, record in records.items():
+            target.writestr(name, record)
     return buffer.getvalue()
 
 
@@ -123,7 +118,7 @@ def damage_record(data: bytes, random: Random) -> bytes:
 def read_data(folder: Path, number: int, random: Random) -> None:
     for name, content in DATA.items():
         (folder / name).unlink(missing_ok=True)  # it would come before its .gz
-        path, content = random.choice([(name, content), (f"{name}.gz", gzip.compress(content))])
+        path, content = random.choice([(name, content), (f"{name}.gz", gzip.compress(content, mtime=0))])
         (folder / path).write_bytes(random.choice([content, damage(content, random)]))
     images, labels = train.load(folder.parent.parent, "test")
     assert images.dtype == labels.dtype == torch.uint8 and images.shape == (len(labels), 28, 28)
@@ -132,15 +127,15 @@ def read_data(folder: Path, number: int, random: Random) -> None:
 
 def read_weights(folder: Path, number: int, random: Random) -> None:
     damaged = [damage(LEGACY, random), damage(ZIPPED, random), damage_record(ZIPPED, random)]
-    (folder / "w.pt").write_bytes(damaged[number % 3])
-    model = predict.load_weights(str(folder / "w.pt"))
+    (path := folder / "w.pt").write_bytes(damaged[number % 3])
+    model = predict.load_weights(str(path))
     assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
 
 
 def read_image(folder: Path, number: int, random: Random) -> None:
     image = IMAGES[number % len(IMAGES)]  # the first round is of undamaged ones
-    (folder / "image").write_bytes(damage(image, random) if number >= len(IMAGES) else image)
-    seen = predict.read_image(str(folder / "image"))
+    (path := folder / "image").write_bytes(damage(image, random) if number >= len(IMAGES) else image)
+    seen = predict.read_image(str(path))
     if isinstance(seen, predict.Error):
         assert "OpenCV" not in str(seen), seen
         raise seen

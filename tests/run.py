@@ -2,18 +2,9 @@
 # /// script
 # requires-python = ">=3.11"
 # dependencies = [
-#     "matplotlib==3.11.2",
-#     "opencv-python-headless==5.0.0.93",
-#     "pi-heif==1.4.0",
-#     "pillow==13.0.0",
-#     "pillow-heif==1.8.1",
-#     "playwright==1.65.2",
-#     "pytest==9.2.0",
-#     "starlette==1.10.0",
-#     "torch==2.15.0",
-#     "torchvision==0.29.2",
-#     "tqdm==4.70.1",
-#     "uvicorn==0.54.0",
+#     "matplotlib==3.11.2", "opencv-python-headless==5.0.0.93", "pi-heif==1.4.0", "pillow==13.0.0",
+#     "pillow-heif==1.8.1", "playwright==1.65.2", "pytest==9.2.0", "starlette==1.10.0", "torch==2.15.0",
+#     "torchvision==0.29.2", "tqdm==4.70.1", "uvicorn==0.54.0",
 # ]
 #
 # [tool.uv]

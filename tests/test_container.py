@@ -8,19 +8,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import ENV, REPO, SAMPLE, run, uv_run
-from PIL import Image
+from conftest import ENV, REPO, SAMPLE, digit, run, uv_run
 
 BUILDAH = {**ENV, "STORAGE_DRIVER": "overlay", "BUILDAH_ISOLATION": "chroot"}
 BASE = re.search(r"(?m)^ARG BASE=(.*)$", (REPO / "Dockerfile").read_text())[1]
 TAG = "mnist-test"
 
-
 lacking = [tool for tool in ("buildah", "unshare", "chroot") if not shutil.which(tool)]
 if not lacking and run("buildah", "inspect", BASE, cwd="/", env=BUILDAH).returncode:
     lacking = [BASE, "which tests/container/base.sh makes"]
-reason = f"images are built by root with {' '.join(lacking)}"
-needs_buildah = pytest.mark.skipif(bool(os.geteuid() or lacking), reason=reason)
+lacking += ["root"] if os.geteuid() else []
+needs_buildah = pytest.mark.skipif(bool(lacking), reason=f"not here: {', '.join(lacking)}")
 pytestmark = [pytest.mark.slow, needs_buildah]
 
 
@@ -80,10 +78,9 @@ def test_prints_what_predict_prints(context):
 
 
 def test_mounted_images_and_weights(context, tmp_path):
-    pixels = (SAMPLE / "MNIST/raw/t10k-images-idx3-ubyte").read_bytes()[16:]
     (tmp_path / "digits").mkdir()
-    for i in range(5):
-        Image.frombytes("L", (28, 28), pixels[784 * i :][:784]).save(tmp_path / f"digits/{i}.png")
+    for number in range(5):
+        digit(number).save(tmp_path / f"digits/{number}.png")
     result = run_image(TAG, "/digits", volumes=[f"{tmp_path}/digits:/digits"])
     expected = uv_run("predict.py", tmp_path / "digits", cwd=context)
     digits = [[line.split()[1] for line in text.splitlines()] for text in (result.stdout, expected.stdout)]

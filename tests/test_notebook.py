@@ -3,17 +3,15 @@
 import json
 
 import pytest
-from conftest import FILES, REPO, SAMPLE, run
+from conftest import REPO, play_mnist, run
 
 JUPYTER = ["uvx", "--from", "jupytext==1.19.6", "--with", "nbconvert==7.17.2", "--with", "ipykernel==7.4.0"]
 
 
 @pytest.mark.parametrize("name", ["train", "predict"])
 def test_runs_from_top_to_bottom(name, trained, tmp_path):
-    """With the defaults, as a notebook has no options; the sample's test images play MNIST."""
-    (raw := tmp_path / "data/mnist/MNIST/raw").mkdir(parents=True)
-    for file in FILES:
-        (raw / file).symlink_to(SAMPLE / "MNIST/raw" / file.replace("train", "t10k"))
+    """With the defaults, as a notebook has no options."""
+    play_mnist(tmp_path)
     if name == "predict":
         (tmp_path / "data/mnist_cnn.pt").symlink_to(trained.weights)
     # The kernel is the Python of the command, with the packages of the script.

@@ -13,33 +13,35 @@ PRINT = "from importlib.metadata import version\nprint(version('torch'), version
 
 
 def make_index(folder: Path, **versions: str) -> str:
-    """The URL of a package index (PEP 503) of empty wheels, which need numpy; like PyTorch's without upload times."""
+    """The URL of a package index of empty wheels, which need numpy; like PyTorch's without upload times."""
     for name, version in versions.items():
         (folder / name).mkdir(parents=True)
         file = f"{name}-{version}-py3-none-any.whl"
         (folder / name / "index.html").write_text(f'<a href="{file}">{file}</a>')
-        requires = "Requires-Dist: numpy\n" if name != "numpy" else ""
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+        metadata += "Requires-Dist: numpy\n" if name != "numpy" else ""
         with zipfile.ZipFile(folder / name / file, "w") as wheel:
             info = f"{name}-{version}.dist-info"
-            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}")
+            wheel.writestr(f"{info}/METADATA", metadata)
             wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
             wheel.writestr(f"{info}/RECORD", "")
     return folder.as_uri()
 
 
-def own_pins(script: str) -> tuple[str, dict[str, str]]:
-    """A script's metadata, and the versions of torch and torchvision in it."""
+def own_pins(script: str) -> tuple[str, dict[str, str], dict[str, str]]:
+    """A script's metadata, the versions of torch and torchvision in it, and those of their CPU builds."""
     block = "# /// script\n" + re.search(r"(?s)# /// script\n(.*?# ///\n)", (REPO / script).read_text())[1]
-    return block, dict(re.findall('"(torch|torchvision)==([^"]+)"', block))
+    pins = dict(re.findall('"(torch|torchvision)==([^"]+)"', block))
+    return block, pins, {name: f"{version}+cpu" for name, version in pins.items()}
 
 
 def test_uv_run(tmp_path):
     """The README's line, on train.py's own metadata."""
-    block, pins = own_pins("train.py")
+    block, pins, cpu_pins = own_pins("train.py")
     for name in ("x.py", "y.py"):
         (tmp_path / name).write_text(block + PRINT)
-    cpu_pins = {name: f"{version}+cpu" for name, version in pins.items()}
-    cpu = ["--index", make_index(tmp_path / "cpu", **cpu_pins, numpy="1.0"), "--index-strategy", "unsafe-best-match"]
+    index = make_index(tmp_path / "cpu", **cpu_pins, numpy="1.0")
+    cpu = ["--index", index, "--index-strategy", "unsafe-best-match"]
     for words, expected in (
         (["--index", make_index(tmp_path / "registry", **pins)], pins["torch"]),
         (cpu, pins["torch"]),  # satisfies the pin, so uv leaves it
@@ -56,13 +58,12 @@ def test_uv_run(tmp_path):
 @needs_buildah
 def test_image(tmp_path):
     """The Dockerfile's UV_INDEX, on predict.py's own metadata."""
-    block, pins = own_pins("predict.py")
+    block, _, cpu_pins = own_pins("predict.py")
     shutil.copytree(REPO / "data/sample", tmp_path / "data/sample")
     for name in ("Dockerfile", ".dockerignore"):
         shutil.copy(REPO / name, tmp_path)
     (tmp_path / "predict.py").write_text(block + PRINT)
     (tmp_path / "data/mnist_cnn.pt").touch()
-    cpu_pins = {name: f"{version}+cpu" for name, version in pins.items()}
     index = make_index(tmp_path / "cpu", **cpu_pins, numpy="1.0")
     build(tmp_path, "mnist-test-cpu", index, f"--volume={tmp_path}/cpu:{tmp_path}/cpu:ro")
     torch_version, numpy_version = run_image("mnist-test-cpu").stdout.split()
