@@ -157,7 +157,7 @@ def train(images, labels, *, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LR, seed=0
     assert images.dtype == torch.uint8 and images.shape[1:] == (28, 28), "images must be (N, 28, 28) uint8"
     rank, world_size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if not 0 < batch_size <= len(images) or batch_size % world_size:
-        raise Error(f"--batch-size {batch_size} is not from 1 to {len(images)}, a multiple of {world_size}")
+        raise Error(f"--batch-size {batch_size} must be 1 to {len(images)}, a multiple of {world_size}")
     torch.manual_seed(seed)
     images, labels = images.to(device), labels.long().to(device)  # 47 MB need no DataLoader
     model = SimpleCNN().to(device, memory_format=torch.channels_last).train()
@@ -257,7 +257,7 @@ def main(argv: list[str] | None = None) -> None:
     for path in filter(None, [args.weights, plot]):  # fail now, not after the training
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(path.resolve().parent, os.W_OK) or path.exists() and not path.is_file():
-            raise Error(f"cannot write {path}")
+            raise Error(f"cannot write {path}; name another")
     data_dir = find_data(args.data_dir) if local_rank == 0 else None
     if dist.is_initialized():  # the first process of each host downloads; the others wait here
         dist.all_gather_object(found := [None] * dist.get_world_size(), data_dir)

@@ -63,7 +63,7 @@ def test_data_are_downloaded_once(mirror, tmp_path):  # noqa: F811
 
 def test_batch_that_the_processes_cannot_share(tmp_path):
     result = torchrun(REPO / "train.py", "--data-dir", SAMPLE, "--batch-size", 63, cwd=tmp_path)
-    assert "error: --batch-size 63 is not from 1 to 4000, a multiple of 2" in result.stderr
+    assert "error: --batch-size 63 must be 1 to 4000, a multiple of 2" in result.stderr
     assert result.returncode and "Accuracy" not in result.stdout and not files_below(tmp_path)
 
 

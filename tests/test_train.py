@@ -168,7 +168,7 @@ def test_train_refuses_what_it_cannot_use(train):
         with pytest.raises(AssertionError, match="uint8"):
             train.train(wrong, labels, batch_size=4)
     for batch_size in (-1, 0, 9):
-        with pytest.raises(train.Error, match=f"--batch-size {batch_size} is not"):
+        with pytest.raises(train.Error, match=f"--batch-size {batch_size} must be"):
             train.train(images, labels, batch_size=batch_size)
     with pytest.raises(train.Error, match="the loss is nan at step .*--lr"):
         train.train(images, labels, batch_size=4, epochs=9, lr=1e30)
