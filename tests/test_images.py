@@ -128,7 +128,7 @@ def album(tmp_path_factory):
             "plain.png": plain, "grey.jpg": plain, "inverted.png": ImageOps.invert(plain),
             "cmyk.jpg": colour.convert("CMYK"), "palette.gif": colour.convert("P"), "animated.webp": colour,
             "16bit.png": Image.fromarray(grey.astype(np.uint16) * 200), "transparent.png": transparent,
-            "float.tiff": Image.fromarray(np.log(grey.astype(np.float32)).clip(3)),
+            "float.tiff": Image.fromarray(np.log1p(grey.astype(np.float32)).clip(3)),
             "iphone.heic": pillow_heif.from_pillow(colour),
         }  # fmt: skip
         for name, image in kinds.items():
