@@ -152,7 +152,8 @@ def test_ctrl_c_in_training(tmp_path):
     (tmp_path / "w.pt").write_bytes(b"old")
     options = ["--data-dir", SAMPLE, "--epochs", "1000", "--weights", "w.pt", "--json"]
     command = [sys.executable, REPO / "train.py", *options]
-    process = subprocess.Popen(command, cwd=tmp_path, env=ENV, stderr=subprocess.PIPE)
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore Ctrl-C
+    process = subprocess.Popen(command, cwd=tmp_path, env=ENV, stderr=subprocess.PIPE, preexec_fn=heed)
     try:
         said = b""
         while b"loss=" not in said:  # it trains
