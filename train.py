@@ -72,10 +72,8 @@ def normalize(images: Tensor) -> Tensor:
 def classify(model: SimpleCNN, images: Tensor, batch_size: int = 100) -> Tensor:
     """(N, 28, 28) uint8 images to (N, 10) float32 logits on the CPU. Batches of 100 stay in a CPU's cache."""
     model.eval().to(memory_format=torch.channels_last)  # twice as fast on a CPU
-    logits = torch.empty(len(images), 10)  # filled in place, so that the heap does not fragment
-    for part, x in zip(logits.split(batch_size), images.split(batch_size)):
-        part.copy_(model(normalize(x.to(model.fc1.weight.device))))
-    return logits
+    device = model.fc1.weight.device
+    return torch.cat([model(normalize(x.to(device))).cpu() for x in images.split(batch_size)])
 
 
 # %% Data

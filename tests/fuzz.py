@@ -135,11 +135,11 @@ def read_weights(folder: Path, number: int, random: Random) -> None:
 def read_image(folder: Path, number: int, random: Random) -> None:
     image = IMAGES[number % len(IMAGES)]  # the first round is of undamaged ones
     (path := folder / "image").write_bytes(damage(image, random) if number >= len(IMAGES) else image)
-    seen = predict.read_image(str(path))
-    if isinstance(seen, predict.Error):
-        assert "OpenCV" not in str(seen), seen
-        raise seen
-    assert len(seen[0]) and all(image.dtype == "uint8" and image.shape == (28, 28) for image in seen[0])
+    digits, _, error = predict.read_image(str(path))
+    if error:
+        assert "OpenCV" not in error, error
+        raise predict.Error(error)
+    assert len(digits) and digits.dtype == "uint8" and digits.shape[1:] == (28, 28)
 
 
 READERS = {"data": read_data, "weights": read_weights, "image": read_image}

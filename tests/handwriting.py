@@ -288,13 +288,13 @@ def measure(model, photos: list[Image.Image], labels: list[int], folder: Path | 
         file.seek(0)
         started = time.perf_counter()
         try:
-            readings.append(predict.prepare(predict.flatten(Image.open(file))))
+            readings.append(predict.prepare(predict.decode(Image.open(file))))
         except predict.Error:
             readings.append(([], False))
         spent += time.perf_counter() - started
     for i, (candidates, several) in enumerate(readings):
         logits = predict.classify(model, torch.from_numpy(candidates)) if len(candidates) else None
-        digit = -1 if logits is None else int(logits.softmax(1).amax(0).argmax())
+        digit = -1 if logits is None else int(logits.softmax(1).mean(0).argmax())
         success = {"blank": digit == -1, "row": several}.get(name.partition(":")[0], digit == labels[i])
         right += success
         if folder and not success:

@@ -85,8 +85,7 @@ def test_weights_as_a_user_meets_them(state, tmp_path):
 ARGUMENTS = {
     "train.py": [["--epochs", "0"], ["--epochs", "nan"], ["--epochs", "many"], ["--lr", "-1"], ["--lr", "inf"],
                  ["--batch-size", "2.5"], ["--seed", "x"], ["--device", "tpu"], ["--nosuch"], ["image.png"]],
-    "predict.py": [["--nosuch"], ["--csv", "--json", "image.png"], ["--csv"], ["--plots", "plots"],
-                   ["--report", "image.png"]],
+    "predict.py": [["--nosuch"], ["--csv", "--json", "image.png"], ["--csv"], ["--plots", "plots"]],
 }  # fmt: skip
 
 

@@ -201,16 +201,15 @@ def test_prints_the_network_and_the_accuracy_of_the_sample_without_a_network(tra
 
 
 def test_predict_and_other_programs_agree(trained, tmp_path):
-    report = uv_run("predict.py", "--report", "--data-dir", "data/sample", cwd=trained.folder).stdout
     accuracy = trained.stdout.removeprefix(PRINTED)
-    assert report.startswith(PRINTED) and report.endswith(accuracy)
-    rows = [line.split() for line in report.splitlines()[-11:-1]]
-    assert [row[0] for row in rows] == list("0123456789") and all(sum(map(int, row[3:])) == 100 for row in rows)
-    assert all(float(row[1]) == int(row[3 + number]) for number, row in enumerate(rows))
+    assert uv_run("predict.py", "--data-dir", "data/sample", cwd=trained.folder).stdout == accuracy
     assert accuracy.endswith(f" {100 * their_accuracy(trained.weights, SAMPLE):.2f} %\n")
     torch.save(TheirCNN().state_dict(), tmp_path / "theirs.pt")
     result = uv_run("predict.py", "--data-dir", SAMPLE, "--weights", "theirs.pt", "--json", cwd=tmp_path)
-    assert json.loads(result.stdout)["accuracy"] == pytest.approx(their_accuracy(tmp_path / "theirs.pt", SAMPLE))
+    answer = json.loads(result.stdout)
+    assert answer["accuracy"] == pytest.approx(their_accuracy(tmp_path / "theirs.pt", SAMPLE))
+    rows = answer["confusion"]  # of the true digits, of which the sample has a hundred each
+    assert all(sum(row) == 100 for row in rows) and sum(rows[n][n] for n in range(10)) == answer["correct"]
 
 
 def test_same_seed_same_bytes_json_and_plot(tmp_path):
