@@ -24,7 +24,7 @@ import urllib.request
 import warnings
 import webbrowser
 
-warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # nothing here needs it
+warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # this script needs no NumPy
 import torch
 import torch.nn.functional as F
 import uvicorn
@@ -78,83 +78,79 @@ def load_weights(source: str) -> SimpleCNN:
 
 
 def to_mnist(drawing: Image.Image) -> Tensor:
-    """Black on white, mode L, to (28, 28) uint8; all zero if blank. As in MNIST (LeCun et al. 1998) the longer
-    side of the ink is 20 pixels and its centre of mass in the middle."""
+    """Black on white, mode L, to (28, 28) uint8 as in MNIST (LeCun et al. 1998): the longer side of the ink is
+    20 pixels, its centre of mass is in the middle. A blank drawing gives all zeros."""
     ink = ImageOps.invert(drawing)
     ink = ink.crop(ink.getbbox() or (0, 0, 1, 1))
     w, h = (max(1, round(20 * side / max(ink.size))) for side in ink.size)
     ink = ink.resize((w, h), Image.Resampling.BOX)
     ink = torch.frombuffer(bytearray(ink.tobytes()), dtype=torch.uint8).view(h, w)
-    mass = ink / ink.sum().clamp(min=1)
+    mass = ink / ink.sum().clamp(min=1)  # its sums over rows and columns weigh their places
     top = int((14 - mass.sum(1) @ torch.arange(float(h))).round().clamp(0, 28 - h))
     left = int((14 - mass.sum(0) @ torch.arange(float(w))).round().clamp(0, 28 - w))
     return F.pad(ink, (left, 28 - w - left, top, 28 - h - top))
 
 
-# %% Page: all sizes are in rem, so that the drawing and the answer fit beside or below each other
+# %% Page: all sizes are in rem, a share of the window, so that the page fits into any without scrolling
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Draw a digit</title><link rel="icon" href="data:,">
 <style>
-:root { font: max(min(1.7vw, 3svh), min(3.3vw, 1.75svh)) system-ui, sans-serif; color-scheme: light dark }
-body { display: flex; flex-wrap: wrap; place-content: center; gap: 1rem 2.5rem; min-height: 100svh; margin: 0;
-       font-size: 1.3rem; background: light-dark(#e9edf2, #15181d);
-       touch-action: manipulation; user-select: none }
-#drawing { display: block; width: 28rem; border-radius: 1rem; cursor: crosshair; touch-action: none }
-nav { display: flex; gap: .75rem; align-items: center; margin-top: .75rem }
-button { font: inherit; padding: .5rem 1.3rem; border: 0; border-radius: .5rem; background: #8884 }
-main { display: grid; grid-template: 1fr auto / 9rem 15rem; gap: 0 1.5rem }
-output { font-size: 10rem; font-weight: bold; line-height: 9rem; height: 9rem; text-align: center }
-figure { margin: 0; font-size: 1rem; text-align: center }
-#seen { display: block; width: 9rem; background: black; image-rendering: pixelated; border-radius: .5rem }
-ol { grid-area: 1 / 2 / 3; display: grid; margin: 0; padding: 0; font-variant-numeric: tabular-nums }
-li { display: flex; gap: .5rem; align-items: center }
-li span { width: 4.7rem; text-align: right; white-space: nowrap }
-i { flex: 1; height: 1.7rem; border-radius: .25rem; background: linear-gradient(#2f7cf6 0 0) no-repeat #8884 }
+:root { font: min(2.2vw, 3.9svh) system-ui, sans-serif; color-scheme: light dark }
+@media (orientation: portrait) { :root { font-size: min(4.3vw, 2.25svh) } }
+body { display: flex; flex-wrap: wrap; place-content: center; gap: 1rem 2rem; min-height: 100svh; margin: 0;
+       background: light-dark(#e9edf2, #15181d); touch-action: manipulation; user-select: none }
+main { display: flex; gap: 1.2rem; text-align: center }
+canvas, output { display: block; width: 7rem; border-radius: .4rem }
+#drawing { width: 21.5rem; margin-bottom: .6rem; cursor: crosshair; touch-action: none }
+#answer { height: 8rem; font: bold 8rem/8rem system-ui, sans-serif }
+#seen { image-rendering: pixelated }
+#bars { display: grid; grid: auto-flow / 1rem 6.5rem 3.2rem; gap: .3rem .5rem; align-items: center }
+#bars div { height: 1.3rem; border-radius: .2rem; background: linear-gradient(#2f7cf6 0 0) no-repeat #8884 }
+#bars span { text-align: right }
+button { font: inherit; padding: .4rem 1rem; border: 0; border-radius: .4rem; background: #8884 }
 </style>
 <div><canvas id="drawing" width="560" height="560" role="img" aria-label="Draw a digit here"></canvas>
-  <nav><button id="undo" title="Ctrl-Z">Undo</button> <button id="clear" title="Escape">Clear</button>
-    Draw a digit</nav></div>
-<main><output id="answer" aria-label="The digit"></output>
-  <figure>What it sees<canvas id="seen" width="28" height="28"></canvas></figure>
-  <ol id="bars" aria-label="Probabilities"></ol></main>
-<script type="module">  // elements go by their id
-const pen = drawing.getContext("2d", {willReadFrequently: true}), white = new ImageData(28, 28);
+  <button id="undo" title="Ctrl-Z">Undo</button> <button id="clear" title="Escape">Clear</button> Draw a digit</div>
+<main><div><output id="answer"></output>What it sees<canvas id="seen" width="28" height="28"></canvas></div>
+  <div id="bars" role="img" aria-label="Probabilities"></div></main>
+<script type="module">  // each element with an id is a variable of that name
+const pen = drawing.getContext("2d", {willReadFrequently: true});
 Object.assign(pen, {fillStyle: "white", lineWidth: 40, lineCap: "round", lineJoin: "round"});
-white.data.fill(255);
 let strokes = [], stroke, changed;
-function draw() {
+function redraw() {
   pen.fillRect(0, 0, 560, 560);
-  for (const places of strokes) pen.stroke(new Path2D(`M${places.join("L")}h.1`));  // h.1: a tap leaves a dot
+  for (const path of strokes) pen.stroke(path);
   changed = true;
 }
-const place = event => [event.offsetX, event.offsetY].map(length => length * 560 / drawing.clientWidth);
-drawing.onpointerdown = event => {
-  if (!event.isPrimary || event.button) return;  // a second finger, the right button
-  drawing.setPointerCapture(event.pointerId);  // also where it leaves the drawing
-  draw(strokes.push(stroke = [place(event)]));
+drawing.onpointerdown = drawing.onpointermove = event => {
+  if (!event.isPrimary || event.buttons !== 1) return;  // a second finger, another button, a raised pen
+  if (event.type === "pointerdown") {
+    drawing.setPointerCapture(event.pointerId);  // a stroke may leave the drawing and come back
+    strokes.push(stroke = new Path2D());
+  } else if (!drawing.hasPointerCapture(event.pointerId)) return;  // pressed elsewhere, then moved in here
+  const [x, y] = [event.offsetX, event.offsetY].map(length => length * 560 / drawing.clientWidth);
+  stroke.lineTo(x, y);
+  stroke.lineTo(x + 0.1, y);  // so that a tap leaves a dot
+  redraw();
 };
-drawing.onpointermove = event => {
-  if (event.isPrimary && event.buttons === 1 && drawing.hasPointerCapture(event.pointerId))
-    draw(stroke.push(place(event)));
-};
-undo.onclick = () => draw(strokes.pop());
-clear.onclick = () => draw(strokes = []);
+undo.onclick = () => { strokes.pop(); redraw(); };
+clear.onclick = () => { strokes = []; redraw(); };
 onkeydown = event => {
   if (event.key === "Escape") clear.click();
   if (event.key === "z" && (event.ctrlKey || event.metaKey)) undo.click();
 };
-draw();
-for (;; await new Promise(requestAnimationFrame)) {  // one request at a time, for the newest drawing
-  if (!changed) continue;
-  changed = false;  // before the wait, so that no stroke is lost
-  const body = await (await fetch(drawing.toDataURL())).blob();  // toBlob waits for an idle browser
+redraw();
+while (true) {  // one request at a time, for the newest drawing
+  do await new Promise(requestAnimationFrame); while (!changed);
+  changed = false;  // before the request: what is drawn meanwhile goes into the next one
+  const body = await (await fetch(drawing.toDataURL())).blob();  // toBlob may wait until the pen rests
   const {digit, probabilities, pixels} = await (await fetch("/read", {method: "POST", body})).json();
   answer.textContent = digit ?? "";
-  bars.innerHTML = probabilities.map((p, i) => `<li>${i}<i style="background-size: ${100 * p}%"></i>` +
-    `<span>${Math.round(100 * p)} %</span></li>`).join("");
-  pixels.flat().forEach((value, i) => white.data[4 * i + 3] = value);  // opaque where the ink is
-  seen.getContext("2d").putImageData(white, 0, 0);
+  bars.innerHTML = probabilities.map((p, i) =>
+    `${i}<div style="background-size: ${100 * p}%"></div><span>${Math.round(100 * p)} %</span>`).join("");
+  const rgba = pixels.flat().flatMap(grey => [grey, grey, grey, 255]);
+  seen.getContext("2d").putImageData(new ImageData(new Uint8ClampedArray(rgba), 28), 0, 0);
 }
 </script>"""
 
@@ -164,12 +160,11 @@ def make_app(model: SimpleCNN) -> Starlette:
     """The page at /; a PNG posted to /read gives JSON: `digit` (null if blank), `probabilities`, `pixels`."""
 
     async def read(request):
-        address = f"http://{request.headers['host']}"
-        if request.headers.get("origin", address) != address:
+        if request.headers.get("origin") not in (None, f"http://{request.headers['host']}"):
             return PlainTextResponse("only draw.py's own page may ask", 403)
-        body = await request.body()
+        png = io.BytesIO(await request.body())
         try:
-            image = to_mnist(Image.open(io.BytesIO(body), formats=["PNG"]).convert("L"))
+            image = to_mnist(Image.open(png, formats=["PNG"]).convert("L"))
         except Exception:  # a damaged file makes Pillow raise almost anything
             return PlainTextResponse("not a PNG that can be read", 400)
         probabilities = model(normalize(image[None])).softmax(1)[0] * image.any()
@@ -190,16 +185,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8000, help="on 127.0.0.1; 0 is any free one")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     args = parser.parse_args(argv)
-    torch.set_num_threads(1)  # beside two busy programs 2 ms for an answer, not 44
-    app = make_app(load_weights(args.weights).requires_grad_(False))
+    torch.set_num_threads(1)  # more would wait for each other: on a busy machine 44 ms an answer, not 2
+    app = make_app(load_weights(args.weights))
     try:
         listener = socket.create_server(("127.0.0.1", args.port))
     except (OSError, OverflowError) as error:
         raise Error(f"cannot listen on port {args.port} ({error}); name another with --port") from None
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # this too saves 42 ms
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # answers at once, not 42 ms later
     address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     print(f"Draw a digit on {address} (Ctrl-C ends it)", flush=True)
-    if not args.no_browser:  # in a thread, as it may wait for the browser
+    if not args.no_browser:  # in a thread, as open may wait until the browser is closed
         threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
     uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)).run([listener])
 

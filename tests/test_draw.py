@@ -54,7 +54,7 @@ def page(address):
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: urls.append(request.url))
         page.goto(address)
-        expect(page.locator("li")).to_have_count(10)
+        expect(page.locator("#bars span")).to_have_count(10)
         before = page.evaluate(place)
         yield page
         assert page.evaluate(place) == before and not errors
@@ -80,7 +80,7 @@ def test_answer_before_pen_up_then_undo_and_clear(page):
     for digit, undo in [("7", "Control+z"), ("1", "#undo"), ("0", "Escape"), ("1", "#clear")]:
         draw(page, digit)
         expect(page.locator("#answer")).to_have_text(digit)
-        percents = [int(text.split()[0]) for text in page.locator("li span").all_inner_texts()]
+        percents = [int(text.split()[0]) for text in page.locator("#bars span").all_inner_texts()]
         assert percents.index(max(percents)) == int(digit) and 90 < sum(percents) < 110
         if digit == "7" and os.environ.get("SCREENSHOT"):
             page.set_viewport_size(dict(width=1120, height=630))
