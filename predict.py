@@ -138,7 +138,7 @@ def load_weights(source: str) -> SimpleCNN:
 # Its numbers were chosen on drawings of training digits (tests/handwriting.py). Those in pixels refer to the
 # longer side of the photo scaled to 192 or, close up, to 200.
 def decode(image: Image.Image) -> np.ndarray:
-    """Any picture to (h, w) uint8 grey, upright, at most 1600×1600. Raises Pillow's errors."""
+    """Any picture to (h, w, 3) uint8, upright, at most 1600×1600. Raises Pillow's errors."""
     image.draft("RGB", (1600, 1600))  # decodes a large JPEG at a fraction of its size
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # 16 or 32 bits, of whatever range
@@ -150,10 +150,7 @@ def decode(image: Image.Image) -> np.ndarray:
         if image.convert("L").getextrema()[0] > 240:  # white ink shows on black only
             image = Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer)
     image.thumbnail((1600, 1600))
-    pixels = np.asarray(image.convert("RGB"))
-    grey, deviation = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.meanStdDev(pixels)[1]
-    # Yellow ink, or red on blue, hardly shows in grey; other ink is clearest there, as it has least noise.
-    return pixels[..., deviation.argmax()] if deviation.max() > 1.5 * cv2.meanStdDev(grey)[1].item() else grey
+    return np.asarray(image.convert("RGB"))
 
 
 def resize(pixels: np.ndarray, side: int) -> np.ndarray:
@@ -246,9 +243,12 @@ def fit(mask: np.ndarray) -> np.ndarray:
     return np.pad(digit, ((top, 28 - top - h), (left, 28 - left - w)))
 
 
-def prepare(photo: np.ndarray) -> tuple[np.ndarray, bool]:
-    """(h, w) uint8 to (k, 28, 28) uint8, the digit light on black, by k thresholds; are there several digits?
+def prepare(pixels: np.ndarray) -> tuple[np.ndarray, bool]:
+    """(h, w, 3) uint8 to (k, 28, 28) uint8, the digit light on black, by k thresholds; are there several digits?
     Raises Error if there is none. A 28×28 image that is light on black stays as it is."""
+    photo, deviation = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.meanStdDev(pixels)[1]
+    if deviation.max() > 1.5 * cv2.meanStdDev(photo)[1].item():  # e.g. yellow ink, or red on blue
+        photo = pixels[..., deviation.argmax()]
     if photo.shape == (28, 28) and border(photo).mean() < 64 and np.ptp(photo) >= 32:
         return photo[None], False
     small = resize(photo, 192)
