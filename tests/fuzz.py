@@ -33,6 +33,7 @@ from contextlib import suppress
 from pathlib import Path
 from random import Random
 
+import pi_heif
 import pillow_heif  # writes HEIC, which pi-heif only reads
 import torch
 from conftest import FILES, idx, import_script
@@ -43,10 +44,11 @@ SECONDS, MEGABYTES = 20, 2500
 
 # %% Sound files
 DATA = dict(zip(FILES[2:], [idx((3, 28, 28), bytes(3 * 784)), idx((3,), bytes([0, 5, 9]))]))
-SIZES = [(40, 30), (1, 1), (3, 3), (1, 2000), (2000, 1)]
+SIZES = [(40, 30), (28, 28), (1, 1), (3, 3), (1, 2000), (2000, 1)]
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"]
 FORMATS = "AVIF BMP DDS GIF ICO JPEG JPEG2000 PCX PNG PPM SGI TGA TIFF WEBP".split()
-COLOURS = {"L": [0, 77, 255], "RGBA": [0, (9, 9, 9, 1)], "I;16": [0, 65535], "F": [math.nan, math.inf, 1e30]}
+COLOURS = {"L": [0, 77, 255], "RGB": ["red"], "RGBA": [0, (9, 9, 9, 1)], "I;16": [0, 65535],
+           "F": [math.nan, math.inf, 1e30]}
 
 
 def make_weights(zipped: bool) -> bytes:
@@ -85,6 +87,7 @@ def make_images() -> list[bytes]:
 
 
 LEGACY, ZIPPED, IMAGES = make_weights(False), make_weights(True), make_images()
+pi_heif.register_heif_opener()  # as predict.main does
 
 
 # %% Damage

@@ -11,11 +11,10 @@
 # exclude-newer = "2026-11-16T00:00:00Z"
 # exclude-newer-package = { torch = false, torchvision = false }
 # ///
-"""Run the tests.
+"""Run the tests: all but the slow ones, or the files, tests and options of pytest that are named.
 
-uv run tests/run.py                        all but the slow ones, in about 4 minutes on 2 cores
-uv run tests/run.py -m slow                the slow ones: the container, plain pip with 3 GB, other Pythons
-uv run tests/run.py tests/test_export.py   a file; all of pytest's options and paths
+    uv run tests/run.py -m slow                the container, plain pip with 3 GB, other Pythons
+    uv run tests/run.py tests/test_export.py
 """
 
 import sys

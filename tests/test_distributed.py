@@ -1,6 +1,5 @@
 """Training in several processes that torchrun starts: on one machine, on two hosts, and when one fails."""
 
-import json
 import re
 import shutil
 import socket
@@ -43,16 +42,6 @@ def test_two_processes_are_one_training(tmp_path):
     assert difference.mean() < 2e-5, difference.mean()
     assert re.fullmatch(re.escape(PRINTED) + "Accuracy .*\n", result.stdout)
     assert files_below(tmp_path) == {"driver.py", "one.pt", "two.pt"}
-
-
-def test_the_line_that_needs_nothing_but_uv(tmp_path):
-    command = ["uvx", "--with-requirements", REPO / "train.py", "--from", "torch", "torchrun", "--standalone"]
-    options = ["--data-dir", SAMPLE, *THREE_STEPS, "--json"]
-    result = run(*command, "--nproc-per-node", 2, REPO / "train.py", *options, cwd=tmp_path, timeout=900)
-    answer = json.loads(result.stdout)
-    pin = re.search(r'"torch==([^"]+)"', (REPO / "train.py").read_text())[1]
-    assert answer["torch"].split("+")[0] == pin and answer["total"] == 1000
-    assert files_below(tmp_path) == {"mnist_cnn.pt"}
 
 
 def test_data_are_downloaded_once(mirror, tmp_path):  # noqa: F811

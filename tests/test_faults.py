@@ -14,12 +14,6 @@ from conftest import ENV, REPO, SAMPLE, assert_one_error_line, digit, driver, fi
 STEP = ["--data-dir", SAMPLE, "--epochs", 0.02]
 
 
-@pytest.fixture(scope="module")
-def state(train):
-    """The weights of an untrained network."""
-    return train.SimpleCNN().state_dict()
-
-
 # Weights
 
 
@@ -30,14 +24,6 @@ class Code:
         return (os.mkdir, ("made-by-weights",))
 
 
-def changed(name: str, value):
-    return lambda state: state | {name: value(state[name])}
-
-
-def without(name: str):
-    return lambda state: {key: tensor for key, tensor in state.items() if key != name}
-
-
 def saved(content) -> bytes:
     torch.save(content, file := io.BytesIO())
     return file.getvalue()
@@ -45,26 +31,21 @@ def saved(content) -> bytes:
 
 WEIGHTS = {  # the bytes of the file or what torch.save makes it of, and words of the error
     "empty": (lambda state: b"", ["does not fit"]),
-    "no archive": (lambda state: b"no weights " * 99, ["does not fit"]),
     "cut off": (lambda state: saved(state)[:-500], ["does not fit"]),
-    "missing key": (without("conv2.bias"), ["Missing key", "conv2.bias", "train.py", "predict.py"]),
+    "missing key": (lambda state: {}, ["Missing key", "conv2.bias", "train.py", "predict.py"]),
     "extra key": (lambda state: state | {"fc3.bias": torch.zeros(1)}, ["Unexpected key", "fc3.bias"]),
-    "another shape": (changed("fc1.bias", lambda t: t[:64].clone()), ["fc1.bias", "[64]", "[128]"]),
-    "no tensor": (changed("conv1.bias", lambda t: t.tolist()), ["conv1.bias"]),
-    "NaN": (changed("conv2.weight", lambda t: t * float("nan")), ["not finite"]),
-    "infinity": (changed("fc2.bias", lambda t: t + float("inf")), ["not finite"]),
+    "another shape": (lambda state: state | {"fc1.bias": torch.zeros(64)}, ["fc1.bias", "[64]", "[128]"]),
+    "NaN": (lambda state: state | {"fc1.bias": torch.full((128,), float("nan"))}, ["not finite"]),
     "a list": (lambda state: list(state.values()), ["does not fit"]),
-    "a number": (lambda state: 7, ["does not fit"]),
-    "nested": (lambda state: {"model": state}, ["Missing key"]),
     "code": (lambda state: {"conv1.weight": Code()}, ["no plain state_dict"]),
 }
 
 
 @pytest.mark.parametrize("case", WEIGHTS)
-def test_damaged_and_foreign_weights(case, state, predict, tmp_path, monkeypatch):
+def test_damaged_and_foreign_weights(case, predict, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     change, words = WEIGHTS[case]
-    content = change(state)
+    content = change(predict.SimpleCNN().state_dict())
     (tmp_path / "w.pt").write_bytes(content if isinstance(content, bytes) else saved(content))
     with pytest.raises(predict.Error) as caught:
         predict.load_weights("w.pt")
@@ -72,10 +53,9 @@ def test_damaged_and_foreign_weights(case, state, predict, tmp_path, monkeypatch
     assert files_below(tmp_path) == {"w.pt"} and not (tmp_path / "made-by-weights").exists()
 
 
-def test_weights_as_a_user_meets_them(state, tmp_path):
-    torch.save(without("fc1.bias")(state), tmp_path / "other.pt")
-    (tmp_path / "folder").mkdir()
-    errors = {"none.pt": "uv run train.py", "folder": "", "other.pt": "fc1.bias", "http://127.0.0.1:9/w": "refused"}
+def test_weights_as_a_user_meets_them(tmp_path):
+    torch.save({}, tmp_path / "other.pt")
+    errors = {"none.pt": "uv run train.py", "other.pt": "fc1.bias", "http://127.0.0.1:9/w": "refused"}
     for name, words in errors.items():
         assert_one_error_line(uv_run("predict.py", "--weights", name, cwd=tmp_path), name, words)
 
@@ -83,25 +63,22 @@ def test_weights_as_a_user_meets_them(state, tmp_path):
 # Arguments and outputs
 
 ARGUMENTS = {
-    "train.py": [["--epochs", "0"], ["--epochs", "nan"], ["--epochs", "many"], ["--lr", "-1"], ["--lr", "inf"],
-                 ["--batch-size", "2.5"], ["--seed", "x"], ["--device", "tpu"], ["--nosuch"], ["image.png"]],
-    "predict.py": [["--nosuch"], ["--csv", "--json", "image.png"], ["--csv"], ["--plots", "plots"]],
-}  # fmt: skip
+    "train": ["--epochs 0", "--epochs nan", "--lr inf", "--batch-size x", "--seed x", "--device x", "x.png"],
+    "predict": ["--nosuch", "--csv --json x.png", "--csv", "--plots plots"],
+}
 
 
 @pytest.mark.parametrize("script", ARGUMENTS)
-def test_bad_arguments(script, tmp_path, train, predict, capsys):
-    module = {"train.py": train, "predict.py": predict}[script]
+def test_bad_arguments(script, request, capsys):
+    module = request.getfixturevalue(script)
     for arguments in ARGUMENTS[script]:
         with pytest.raises(SystemExit) as caught:
-            module.main(arguments)
+            module.main(arguments.split())
         assert caught.value.code == 2 and "error: " in capsys.readouterr().err.splitlines()[-1], arguments
-    assert_one_error_line(uv_run(script, *ARGUMENTS[script][0], cwd=tmp_path), ARGUMENTS[script][0][0], status=2)
 
 
 OUTPUTS = {  # options, what is there before, words of the error
-    "a folder": (["--weights", "taken"], "taken/x", ["cannot write taken"]),
-    "a pipe": (["--weights", "pipe"], None, ["cannot write pipe"]),  # in place of /dev/null, which root could lose
+    "a pipe": (["--weights", "pipe"], None, ["cannot write pipe"]),  # not /dev/null, which root could lose
     "below a file": (["--weights", "taken/w.pt"], "taken", ["taken"]),
     "plot is a folder": (["--plots", "plots"], "plots/training.png/x", ["cannot write plots/training.png"]),
 }

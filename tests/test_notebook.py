@@ -12,8 +12,7 @@ JUPYTER = ["uvx", "--from", "jupytext==1.19.6", "--with", "nbconvert==7.17.2", "
 def test_runs_from_top_to_bottom(name, trained, tmp_path):
     """With the defaults, as a notebook has no options."""
     play_mnist(tmp_path)
-    if name == "predict":
-        (tmp_path / "data/mnist_cnn.pt").symlink_to(trained.weights)
+    (tmp_path / "data/mnist_cnn.pt").write_bytes(trained.weights.read_bytes())
     # The kernel is the Python of the command, with the packages of the script.
     python = [*JUPYTER, "--with-requirements", REPO / f"{name}.py", "python", "-m"]
     convert = ["jupytext", "--to", "ipynb", "--output", "x.ipynb", REPO / f"{name}.py"]
@@ -23,8 +22,5 @@ def test_runs_from_top_to_bottom(name, trained, tmp_path):
     cells = json.loads((tmp_path / "x.ipynb").read_text())["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     assert len(code) >= 5 and all(cell["execution_count"] for cell in code)
-    outputs = [output for cell in code for output in cell["outputs"] if output.get("name") == "stdout"]
-    stdout = "".join("".join(output["text"]) for output in outputs)
-    assert "SimpleCNN on the 1,000 test images: " in stdout
-    if name == "predict":
-        assert stdout.rpartition(":")[2] == trained.stdout.rpartition(":")[2]
+    printed = [line for cell in code for output in cell["outputs"] for line in output.get("text", [])]
+    assert "SimpleCNN on the 1,000 test images: " in "".join(printed)

@@ -8,8 +8,8 @@ from conftest import REPO, digit, play_mnist, run
 
 README = (REPO / "README.md").read_text()
 COMMANDS = re.findall(r"(?m)^    (?:\$ )?((?:uv|uvx|\./|pip|docker).*)", README)
-# What other tests run: containers, plain pip, PyTorch's index, notebooks, URLs, torchrun, a server; the tests.
-ELSEWHERE = re.compile(r"docker|pip install|download\.pytorch|jupyter|YOUR-HOST|torchrun|tests/|draw\.py$")
+# What other tests run: containers, plain pip, PyTorch's index, notebooks, URLs, a server; and the tests.
+ELSEWHERE = re.compile(r"docker|pip install|download\.pytorch|jupyter|YOUR-HOST|tests/|draw\.py$")
 
 
 def test_length_links_and_the_block_of_train():

@@ -38,8 +38,7 @@ def own_pins(script: str) -> tuple[str, dict[str, str], dict[str, str]]:
 def test_uv_run(tmp_path):
     """The README's line, on train.py's own metadata."""
     block, pins, cpu_pins = own_pins("train.py")
-    for name in ("x.py", "y.py"):
-        (tmp_path / name).write_text(block + PRINT)
+    (tmp_path / "x.py").write_text(block + PRINT)
     index = make_index(tmp_path / "cpu", **cpu_pins, numpy="1.0")
     cpu = ["--index", index, "--index-strategy", "unsafe-best-match"]
     for words, expected in (
@@ -50,8 +49,6 @@ def test_uv_run(tmp_path):
     ):
         result = run("uv", "run", *words, "x.py", cwd=tmp_path)
         assert result.stdout.split()[:1] == [expected] and " 1.0" not in result.stdout, (words, result.stderr)
-    result = run("uv", "run", *cpu[:2], "y.py", cwd=tmp_path)
-    assert result.returncode and "No solution found" in result.stderr  # which is why the strategy is there
 
 
 @pytest.mark.slow
