@@ -221,7 +221,7 @@ def is_ink(ink: np.ndarray, peak: float, threshold: float, mask: np.ndarray) -> 
     """Is the mask that of a digit, not of blank paper?"""
     holes = cv2.connectedComponentsWithStats((~mask).astype(np.uint8))[2][1:, cv2.CC_STAT_AREA]
     clear = (ink[mask] > (threshold + 0.1) * peak).mean()  # grain and shadows barely pass the threshold
-    return peak > 0.11 and clear > 0.75 and (holes > 60).sum() < 7  # more holes: squared paper
+    return peak > 0.11 and clear > 0.75 and (holes > 60).sum() < 9  # more holes: squared paper
 
 
 def fit(mask: np.ndarray) -> np.ndarray:
