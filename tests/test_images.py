@@ -37,8 +37,6 @@ def read(trained, *paths):
     return images, errors, result.stderr
 
 
-# What is printed
-
 NAMES = [f"{number}.png" for number in (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)]  # in order of the folders
 
 
@@ -109,9 +107,6 @@ def test_memory_holds_a_hundred_images(folder, trained, predict):
     assert len(list(results)) == 249
 
 
-# What people meet with their own pictures
-
-
 @pytest.fixture(scope="module")
 def album(tmp_path_factory):
     """Eight digits as what cameras and programs make of them, by the name of the kind."""
@@ -130,7 +125,7 @@ def album(tmp_path_factory):
             "16bit.png": Image.fromarray(grey.astype(np.uint16) * 200), "transparent.png": transparent,
             "float.tiff": Image.fromarray(np.log1p(grey.astype(np.float32)).clip(3)),
             "iphone.heic": pillow_heif.from_pillow(colour),
-            "yellow.png": ImageOps.colorize(plain, (250, 225, 60), "white"),
+            "red-on-blue.png": ImageOps.colorize(plain, (200, 60, 50), (60, 110, 200)),  # the same grey
         }  # fmt: skip
         for name, image in kinds.items():
             image.save(folder / f"{number}-{name}")
@@ -145,6 +140,15 @@ def test_formats(album, trained):
     assert not errors and "several" not in stderr
     wrong = [name for name, entry in images.items() if entry["digit"] != LABELS[int(name[0])]]
     assert len(images) == 12 * 8 + 1 and len(wrong) <= 3, wrong
+
+
+def test_a_close_neighbour_is_no_part_of_the_digit(predict):
+    alone = 0
+    for number in range(10):
+        pair = np.hstack([ImageOps.crop(photo(n, 120, 0), 12) for n in (number, (number + 3) % 10)])
+        candidates, _ = predict.prepare(predict.decode(ImageOps.expand(Image.fromarray(pair), 90, 255)))
+        alone += cv2.connectedComponents((candidates[0] > 100).astype(np.uint8))[0] == 2  # paper and a digit
+    assert alone >= 9
 
 
 def test_probabilities_are_the_mean_of_the_candidates(album, trained, predict):
