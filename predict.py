@@ -14,7 +14,8 @@
     uv run predict.py            99.5 % of the 10,000, in 2 seconds
     uv run predict.py --json     with calibration error and confusion matrix
 
-Your own pictures are read by read.py.
+Model and data are train.py's, copied so that each file runs alone. Your own
+pictures are read by read.py.
 """
 
 import argparse
@@ -30,15 +31,16 @@ from glob import glob
 from pathlib import Path
 from typing import NamedTuple
 
-if __name__ == "__main__":  # but not where a notebook imports this file
-    # to start sooner by 0.3 to 0.4 s; little to collect
+# In a notebook or a test, the settings of the process are not for this file to change.
+AS_COMMAND = __name__ == "__main__" and "ipykernel" not in sys.modules
+if AS_COMMAND:
+    # Without garbage collection the script starts 0.3 to 0.4 s sooner.
     gc.disable()
-    # to wait with less spinning: on a busy machine twice as fast
+    # Idle threads give up waiting sooner: on a busy machine twice as fast.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.utils import consume_prefix_in_state_dict_if_present
 
 MNIST_DIR = Path("data/mnist")
 SAMPLE_DIR = Path("data/sample")
@@ -50,20 +52,20 @@ class Error(Exception):
 
 # %% Model
 class SimpleCNN(nn.Module):
-    """Two convolutions, two linear layers; 225,034 parameters.
+    """Two convolutions and two linear layers, with 225,034 parameters.
 
-    (N, 1, 28, 28) float32 from `normalize` to (N, 10) logits.
+    It takes (N, 1, 28, 28) float32 from `normalize` and gives (N, 10) logits.
     """
 
     def __init__(self):
         super().__init__()
         self.conv1 = nn.Conv2d(1, 32, 3)
         self.conv2 = nn.Conv2d(32, 64, 3)
-        self.fc1 = nn.Linear(1600, 128)
+        self.fc1 = nn.Linear(64 * 5 * 5, 128)
         self.fc2 = nn.Linear(128, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        # relu after pooling: the same, at a quarter of the work
+        # relu comes after pooling: the same result from a quarter of the values.
         x = F.relu(F.max_pool2d(self.conv1(x), 2))
         x = F.relu(F.max_pool2d(self.conv2(x), 2))
         x = F.relu(self.fc1(x.flatten(1)))
@@ -71,17 +73,14 @@ class SimpleCNN(nn.Module):
 
 
 def normalize(images: Tensor) -> Tensor:
-    """(N, 28, 28) uint8 to (N, 1, 28, 28) float32, as MNIST mean 0, deviation 1."""
+    """Standardize (N, 28, 28) uint8 as MNIST's, to (N, 1, 28, 28) float32."""
     return (images.unsqueeze(1).float() / 255 - 0.1307) / 0.3081
 
 
 @torch.inference_mode()
 def classify(model: SimpleCNN, images: Tensor) -> Tensor:
-    """(N, 28, 28) uint8 images to (N, 10) float32 logits on the CPU."""
-    # twice as fast on a CPU, in whose cache 100 images stay
-    model.eval().to(memory_format=torch.channels_last)
-    device = model.fc1.weight.device
-    batches = images.to(device).split(100)
+    """The (N, 10) float32 logits, on the CPU, of (N, 28, 28) uint8 images."""
+    batches = images.to(model.fc1.weight.device).split(100)  # fit a CPU's cache
     return torch.cat([model(normalize(batch)) for batch in batches]).cpu()
 
 
@@ -94,12 +93,16 @@ class Digits(NamedTuple):
 
 
 def find_data(data_dir: Path) -> Path:
-    """The folder to read: `data_dir`; MNIST_DIR downloaded, or else SAMPLE_DIR."""
+    """Return the folder to read: data_dir, or the sample if MNIST cannot be had.
+
+    Only the default folder is downloaded into.
+    """
+    # torchvision downloads the test labels last.
     complete = glob("**/t10k-labels*", root_dir=data_dir, recursive=True)
-    if complete or data_dir != MNIST_DIR:  # no download into a user's files
+    if complete or data_dir != MNIST_DIR:
         return data_dir
     try:
-        from torchvision.datasets import MNIST  # here, as it takes 0.8 s
+        from torchvision.datasets import MNIST  # here, because it takes 0.8 s
 
         socket.setdefaulttimeout(10)
         MNIST(data_dir, download=True)
@@ -113,15 +116,16 @@ def find_data(data_dir: Path) -> Path:
 
 
 def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
-    """(N, *shape) uint8 from the file of this name anywhere in a folder.
+    """Read (N, *shape) uint8 from the file of this name anywhere in a folder.
 
-    Raises Error if there is none, if copies differ, if it is damaged.
+    Raises Error if there is none, if copies differ, or if it is damaged.
     """
-    pattern = "**/" + name.replace("-idx", "[-.]idx")  # Kaggle has a dot
+    pattern = "**/" + name.replace("-idx", "[-.]idx")  # Kaggle's names have a dot
     found = glob(pattern, root_dir=data_dir, recursive=True)
     if not found:
         found = glob(pattern + ".gz", root_dir=data_dir, recursive=True)
     files = [data_dir / path for path in found]
+    # By content, so that equal copies count once. Kaggle's folders are named alike.
     copies = {file.read_bytes(): file for file in files if file.is_file()}
     if not copies:
         there = ", ".join(sorted(os.listdir(data_dir))[:5]) or "nothing"
@@ -132,9 +136,9 @@ def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
         raise Error(f"{names} differ; remove all but one")
     [(data, file)] = copies.items()
     try:
-        if data.startswith(b"\x1f\x8b"):  # browsers unpack some .gz
+        if data.startswith(b"\x1f\x8b"):  # gzip; some browsers unpack a .gz
             data = gzip.decompress(data)
-        header = 8 + 4 * len(shape)
+        header = 8 + 4 * len(shape)  # a type, N, and the shape
         data = bytearray(data[header:])
         return torch.frombuffer(data, dtype=torch.uint8).view(-1, *shape)
     except Exception as error:
@@ -142,7 +146,7 @@ def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
 
 
 def load(data_dir: Path, split: str) -> Digits:
-    """The "train" or "test" digits in a folder; raises Error."""
+    """Read the "train" or "test" digits of a folder; raises Error."""
     prefix = {"train": "train", "test": "t10k"}[split]
     images = read_idx(data_dir, f"{prefix}-images-idx3-ubyte", 28, 28)
     labels = read_idx(data_dir, f"{prefix}-labels-idx1-ubyte")
@@ -153,38 +157,39 @@ def load(data_dir: Path, split: str) -> Digits:
 
 
 def load_weights(source: str) -> SimpleCNN:
-    """The network, in eval mode, with the weights in a file or at a URL.
+    """Return the network with the weights in a file or at a URL.
 
-    They may lie in a checkpoint, and their names have the prefixes of
-    torch.compile and DistributedDataParallel. Raises Error.
+    A checkpoint may hold them beside other things, and their names may have the
+    prefixes of torch.compile and DistributedDataParallel. Raises Error.
     """
-    model, file = SimpleCNN(), source
+    file = source
     try:
         if "://" in source:
-            answer = urllib.request.urlopen(source, timeout=10)
-            file = io.BytesIO(answer.read())
+            with urllib.request.urlopen(source, timeout=10) as answer:
+                file = io.BytesIO(answer.read())
         content = torch.load(file, "cpu", weights_only=True)
-        values = [content, *content.values()]
-        dicts = [value for value in values if isinstance(value, dict)]
-        [state] = [d for d in dicts if torch.is_tensor([*d.values(), 0][0])]
-        for prefix in ("_orig_mod.", "module.", "_orig_mod."):
-            consume_prefix_in_state_dict_if_present(state, prefix)
-        found = {name: list(tensor.shape) for name, tensor in state.items()}
+        dicts = [x for x in [content, *content.values()] if isinstance(x, dict)]
+        [state] = [d for d in dicts if d and all(map(torch.is_tensor, d.values()))]
     except OSError as error:
         advice = "`uv run train.py` makes them"
         raise Error(f"no weights in {source} ({error}); {advice}") from None
-    except Exception:  # torch's words for a file with code advise to run it
-        raise Error(f"{source} is no state_dict, or a damaged one") from None
+    except Exception:  # torch's own message would advise to run a file's code
+        raise Error(f"{source} is damaged, or not one state_dict") from None
+    model = SimpleCNN()
+    state = {
+        name.replace("_orig_mod.", "").removeprefix("module."): tensor
+        for name, tensor in state.items()
+    }
+    found = {name: list(tensor.shape) for name, tensor in state.items()}
     layers = model.state_dict().items()
     needed = {name: list(tensor.shape) for name, tensor in layers}
-    names = [n for n in needed | found if found.get(n) != needed.get(n)]
-    if names:
-        pairs = [f"{n} {found.get(n)}, not {needed.get(n)}" for n in names]
-        misfits = "; ".join(pairs)[:90]
-        advice = "has train.py another SimpleCNN than predict.py, read.py, draw.py?"
-        raise Error(f"{source} does not fit: {misfits} …; {advice}")
+    misfits = [n for n in needed | found if found.get(n) != needed.get(n)]
+    if misfits:
+        pairs = [f"{n} is {found.get(n)}, not {needed.get(n)}" for n in misfits]
+        advice = "is SimpleCNN the same in train.py, predict.py, read.py, draw.py?"
+        raise Error(f"{source} does not fit: {'; '.join(pairs)[:90]} …; {advice}")
     model.load_state_dict(state)
-    return model.eval()
+    return model.eval().to(memory_format=torch.channels_last)  # twice as fast
 
 
 # %% Report
@@ -200,8 +205,8 @@ def evaluate(model: SimpleCNN, digits: Digits) -> dict:
     total = len(labels)
     confidence, answers = logits.softmax(1).max(1)
     right = answers == labels
-    bins = (15 * confidence).long().clamp(max=14)
-    gaps = torch.bincount(bins, confidence - right.float())
+    bins = (15 * confidence).long().clamp(max=14)  # 1.0 belongs to the last
+    gaps = torch.bincount(bins, confidence - right.float())  # sums
     confusion = torch.bincount(10 * labels + answers, minlength=100)
     return {
         "accuracy": int(right.sum()) / total,
@@ -216,7 +221,7 @@ def evaluate(model: SimpleCNN, digits: Digits) -> dict:
 # %% Command line
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        description="Report the accuracy on MNIST's test images.",
+        description=__doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
@@ -233,7 +238,7 @@ def main(argv: list[str] | None = None) -> None:
     result = evaluate(model, load(data_dir, "test"))
     if args.json:
         result |= {"weights": args.weights, "data_dir": str(data_dir)}
-        print(json.dumps(result))
+        print(json.dumps(result | {"torch": torch.__version__}))
     else:
         where = "" if data_dir == MNIST_DIR else f" of {data_dir}"
         what = f"the {result['total']:,} test images{where}"
@@ -242,8 +247,7 @@ def main(argv: list[str] | None = None) -> None:
 
 if __name__ == "__main__":
     try:
-        # In a notebook, sys.argv is the kernel's.
-        main([] if "ipykernel" in sys.modules else None)
+        main(None if AS_COMMAND else [])  # a notebook's sys.argv is not for this file
     except (Error, OSError) as error:
         sys.exit("error: " + " ".join(str(error).split()))
     except KeyboardInterrupt:
