@@ -1,6 +1,6 @@
 #!/usr/bin/env -S uv run --script
 # /// script
-# requires-python = ">=3.11"
+# requires-python = ">=3.11,<3.15"
 # dependencies = ["torch==2.15.0", "torchvision==0.29.2"]
 #
 # [tool.uv]
@@ -24,10 +24,13 @@ import gzip
 import io
 import json
 import os
+import re
 import socket
 import sys
+import textwrap
 import urllib.request
-from glob import glob
+import zlib
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +47,7 @@ from torch import Tensor, nn
 
 MNIST_DIR = Path("data/mnist")
 SAMPLE_DIR = Path("data/sample")
+GZIP = b"\x1f\x8b"  # how a gzip file begins; some browsers unpack a .gz
 
 
 class Error(Exception):
@@ -98,8 +102,7 @@ def find_data(data_dir: Path) -> Path:
     Only the default folder is downloaded into.
     """
     # torchvision downloads the test labels last.
-    complete = glob("**/t10k-labels*", root_dir=data_dir, recursive=True)
-    if complete or data_dir != MNIST_DIR:
+    if data_dir != MNIST_DIR or any(data_dir.rglob("t10k-labels*")):
         return data_dir
     try:
         from torchvision.datasets import MNIST  # here, because it takes 0.8 s
@@ -110,7 +113,7 @@ def find_data(data_dir: Path) -> Path:
         reason = f"cannot download MNIST into {data_dir} ({error})"
         if not SAMPLE_DIR.is_dir():
             raise Error(f"{reason}; copy its files there") from None
-        print(f"note: {reason}; using {SAMPLE_DIR}", file=sys.stderr)
+        print("note: using", SAMPLE_DIR, "as I", *reason.split(), file=sys.stderr)
         return SAMPLE_DIR
     return data_dir
 
@@ -120,29 +123,33 @@ def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
 
     Raises Error if there is none, if copies differ, or if it is damaged.
     """
-    pattern = "**/" + name.replace("-idx", "[-.]idx")  # Kaggle's names have a dot
-    found = glob(pattern, root_dir=data_dir, recursive=True)
-    if not found:
-        found = glob(pattern + ".gz", root_dir=data_dir, recursive=True)
-    files = [data_dir / path for path in found]
-    # By content, so that equal copies count once. Kaggle's folders are named alike.
-    copies = {file.read_bytes(): file for file in files if file.is_file()}
+    names = name, name.replace("-idx", ".idx")  # Kaggle's have a dot
+    copies = {}
+    # Links may form loops, hence the limit.
+    for folder, _, files in islice(os.walk(data_dir, followlinks=True), 10_000):
+        for file in sorted(files):
+            if file.removesuffix(".gz") in names:
+                data = Path(folder, file).read_bytes()
+                crc = zlib.crc32(data).to_bytes(4, "little")
+                if data.startswith(GZIP):
+                    crc = data[-8:-4]  # of the contents
+                copies.setdefault(crc, (Path(folder, file), data))
     if not copies:
         there = ", ".join(sorted(os.listdir(data_dir))[:5]) or "nothing"
         wanted = f"{name}, plain or .gz (CSV and Parquet are not read)"
         raise Error(f"{data_dir} has no {wanted}, but {there}")
     if len(copies) > 1:
-        names = " and ".join(map(str, copies.values()))
-        raise Error(f"{names} differ; remove all but one")
-    [(data, file)] = copies.items()
+        paths = " and ".join(str(path) for path, _ in copies.values())
+        raise Error(f"{paths} differ; remove all but one")
+    [(path, data)] = copies.values()
     try:
-        if data.startswith(b"\x1f\x8b"):  # gzip; some browsers unpack a .gz
+        if data.startswith(GZIP):
             data = gzip.decompress(data)
         header = 8 + 4 * len(shape)  # a type, N, and the shape
         data = bytearray(data[header:])
         return torch.frombuffer(data, dtype=torch.uint8).view(-1, *shape)
     except Exception as error:
-        raise Error(f"{file} is damaged: {error}") from None
+        raise Error(f"{path} is damaged: {error}") from None
 
 
 def load(data_dir: Path, split: str) -> Digits:
@@ -159,10 +166,10 @@ def load(data_dir: Path, split: str) -> Digits:
 def load_weights(source: str) -> SimpleCNN:
     """Return the network with the weights in a file or at a URL.
 
-    A checkpoint may hold them beside other things, and their names may have the
-    prefixes of torch.compile and DistributedDataParallel. Raises Error.
+    A checkpoint may hold them beside other things, and wrappers may have put their
+    prefixes before the names. Raises Error.
     """
-    file = source
+    file = os.path.expanduser(source)
     try:
         if "://" in source:
             with urllib.request.urlopen(source, timeout=10) as answer:
@@ -174,20 +181,24 @@ def load_weights(source: str) -> SimpleCNN:
         advice = "`uv run train.py` makes them"
         raise Error(f"no weights in {source} ({error}); {advice}") from None
     except Exception:  # torch's own message would advise to run a file's code
-        raise Error(f"{source} is damaged, or not one state_dict") from None
+        advice = "make it with torch.save(model.state_dict(), path)"
+        raise Error(f"{source} is damaged or not one state_dict; {advice}") from None
+    wrappers = r"^((_orig_mod|module|model|net)\.)+"
+    state = {re.sub(wrappers, "", name): x for name, x in state.items()}
     model = SimpleCNN()
-    state = {
-        name.replace("_orig_mod.", "").removeprefix("module."): tensor
-        for name, tensor in state.items()
-    }
-    found = {name: list(tensor.shape) for name, tensor in state.items()}
-    layers = model.state_dict().items()
-    needed = {name: list(tensor.shape) for name, tensor in layers}
-    misfits = [n for n in needed | found if found.get(n) != needed.get(n)]
+    found = {name: list(x.shape) for name, x in state.items()}
+    needed = {name: list(x.shape) for name, x in model.state_dict().items()}
+    misfits = [
+        f"{name} is {found.get(name)}, not {needed.get(name)}"
+        for name in needed | found
+        if found.get(name) != needed.get(name)
+    ]
     if misfits:
-        pairs = [f"{n} is {found.get(n)}, not {needed.get(n)}" for n in misfits]
+        listed = textwrap.shorten("; ".join(misfits), 80, placeholder=" …")
         advice = "is SimpleCNN the same in train.py, predict.py, read.py, draw.py?"
-        raise Error(f"{source} does not fit: {'; '.join(pairs)[:90]} …; {advice}")
+        raise Error(f"{source} does not fit: {listed}; {advice}")
+    if not all(x.isfinite().all() for x in state.values()):
+        raise Error(f"{source} is not finite; train again, with a smaller --lr")
     model.load_state_dict(state)
     return model.eval().to(memory_format=torch.channels_last)  # twice as fast
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env -S uv run --script
 # /// script
-# requires-python = ">=3.11"
+# requires-python = ">=3.11,<3.15"
 # dependencies = ["torch==2.15.0", "torchvision==0.29.2", "tqdm==4.70.1"]
 #
 # [tool.uv]
@@ -29,8 +29,8 @@ import math
 import os
 import socket
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
-from glob import glob
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -51,6 +51,7 @@ from tqdm import tqdm
 
 MNIST_DIR = Path("data/mnist")
 SAMPLE_DIR = Path("data/sample")
+GZIP = b"\x1f\x8b"  # how a gzip file begins; some browsers unpack a .gz
 
 
 class Error(Exception):
@@ -132,8 +133,7 @@ def find_data(data_dir: Path) -> Path:
     Only the default folder is downloaded into.
     """
     # torchvision downloads the test labels last.
-    complete = glob("**/t10k-labels*", root_dir=data_dir, recursive=True)
-    if complete or data_dir != MNIST_DIR:
+    if data_dir != MNIST_DIR or any(data_dir.rglob("t10k-labels*")):
         return data_dir
     try:
         from torchvision.datasets import MNIST  # here, because it takes 0.8 s
@@ -144,7 +144,7 @@ def find_data(data_dir: Path) -> Path:
         reason = f"cannot download MNIST into {data_dir} ({error})"
         if not SAMPLE_DIR.is_dir():
             raise Error(f"{reason}; copy its files there") from None
-        print(f"note: {reason}; using {SAMPLE_DIR}", file=sys.stderr)
+        print("note: using", SAMPLE_DIR, "as I", *reason.split(), file=sys.stderr)
         return SAMPLE_DIR
     return data_dir
 
@@ -154,29 +154,33 @@ def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
 
     Raises Error if there is none, if copies differ, or if it is damaged.
     """
-    pattern = "**/" + name.replace("-idx", "[-.]idx")  # Kaggle's names have a dot
-    found = glob(pattern, root_dir=data_dir, recursive=True)
-    if not found:
-        found = glob(pattern + ".gz", root_dir=data_dir, recursive=True)
-    files = [data_dir / path for path in found]
-    # By content, so that equal copies count once. Kaggle's folders are named alike.
-    copies = {file.read_bytes(): file for file in files if file.is_file()}
+    names = name, name.replace("-idx", ".idx")  # Kaggle's have a dot
+    copies = {}
+    # Links may form loops, hence the limit.
+    for folder, _, files in islice(os.walk(data_dir, followlinks=True), 10_000):
+        for file in sorted(files):
+            if file.removesuffix(".gz") in names:
+                data = Path(folder, file).read_bytes()
+                crc = zlib.crc32(data).to_bytes(4, "little")
+                if data.startswith(GZIP):
+                    crc = data[-8:-4]  # of the contents
+                copies.setdefault(crc, (Path(folder, file), data))
     if not copies:
         there = ", ".join(sorted(os.listdir(data_dir))[:5]) or "nothing"
         wanted = f"{name}, plain or .gz (CSV and Parquet are not read)"
         raise Error(f"{data_dir} has no {wanted}, but {there}")
     if len(copies) > 1:
-        names = " and ".join(map(str, copies.values()))
-        raise Error(f"{names} differ; remove all but one")
-    [(data, file)] = copies.items()
+        paths = " and ".join(str(path) for path, _ in copies.values())
+        raise Error(f"{paths} differ; remove all but one")
+    [(path, data)] = copies.values()
     try:
-        if data.startswith(b"\x1f\x8b"):  # gzip; some browsers unpack a .gz
+        if data.startswith(GZIP):
             data = gzip.decompress(data)
         header = 8 + 4 * len(shape)  # a type, N, and the shape
         data = bytearray(data[header:])
         return torch.frombuffer(data, dtype=torch.uint8).view(-1, *shape)
     except Exception as error:
-        raise Error(f"{file} is damaged: {error}") from None
+        raise Error(f"{path} is damaged: {error}") from None
 
 
 def load(data_dir: Path, split: str) -> Digits:
@@ -318,7 +322,16 @@ def train(
     steps = max(1, round(epochs * (n // batch_size)))
     batches = islice(shuffled_batches(n, batch_size), steps)
     losses, accuracies = [], []
-    bar = tqdm(batches, total=steps, unit="step", disable=rank > 0)
+    # A log gets a line every 30 s, a terminal or a notebook ten a second.
+    seconds = 30 if AS_COMMAND and not sys.stderr.isatty() else 0.1
+    bar = tqdm(
+        batches,
+        total=steps,
+        unit="step",
+        disable=rank > 0,
+        mininterval=seconds,
+        maxinterval=seconds,
+    )
     for step, batch in enumerate(bar):
         progress = (step + 0.5) / steps
         strength = LONG_RUN_DISTORTION if is_long else 1.0
@@ -408,16 +421,19 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
             text += f" (default: {default})"
         parser.add_argument(name, help=text, default=default, **options)
 
+    def path(text: str) -> Path:
+        return Path(text).expanduser()  # a shell leaves the ~ in --weights=~/x.pt
+
     few = f"{EPOCHS}, or {EPOCHS_OF_FEW} for fewer than 10,000"
     add("--epochs", f"passes over the images (default: {few})", type=positive)
     add("--batch-size", "images per step", BATCH_SIZE, type=int)
     add("--lr", "highest learning rate", LR, type=positive)
     add("--seed", "start of all random numbers", 0, type=int)
     add("--device", "where to train", device, choices=sorted({"cpu", device}))
-    add("--data-dir", "folder with MNIST's files", MNIST_DIR, type=Path)
-    add("--also", "folder with your own digits, to learn as well", type=Path)
-    add("--weights", "file to write", Path("data/mnist_cnn.pt"), type=Path)
-    add("--plots", "folder for training.png; needs matplotlib", type=Path)
+    add("--data-dir", "folder with MNIST's files", MNIST_DIR, type=path)
+    add("--also", "folder with your own digits, to learn as well", type=path)
+    add("--weights", "file to write", Path("data/mnist_cnn.pt"), type=path)
+    add("--plots", "folder for training.png; needs matplotlib", type=path)
     add("--json", "print one JSON object", action="store_true")
     return parser.parse_args(argv)
 
@@ -511,5 +527,7 @@ if __name__ == "__main__":
         main(None if AS_COMMAND else [])  # a notebook's sys.argv is not for this file
     except (Error, OSError) as error:
         sys.exit("error: " + " ".join(str(error).split()))
+    except (torch.AcceleratorError, torch.OutOfMemoryError) as error:
+        sys.exit(f"error: {str(error).splitlines()[0]}; try --device cpu")
     except KeyboardInterrupt:
         sys.exit(130)
