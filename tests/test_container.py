@@ -111,6 +111,7 @@ def test_predicts_by_default(image, context, tmp_path):
 
 
 def test_reads_mounted_pictures(image, context, tmp_path):
+    tmp_path.chmod(0o755)  # pytest's are private; the image's user is nobody
     for number in range(5):
         page = digit(number).resize((280, 280))
         page.save(tmp_path / f"{number}.png")
