@@ -8,7 +8,7 @@
 FROM python:3.13-slim-trixie AS packages
 COPY --from=ghcr.io/astral-sh/uv:0.13.9 /uv /bin/
 ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy VIRTUAL_ENV=/venv
-# A CPU build of torch, 190 MB. Others: cu132, or empty for what `uv run` installs.
+# PyTorch's CPU build, 190 MB; empty for the one that `uv run` installs, 3 GB with CUDA.
 ARG TORCH_BACKEND=cpu
 COPY predict.py read.py ./
 RUN sed -i "s/^# \[tool.uv\]$/&${TORCH_BACKEND:+\n# torch-backend = '$TORCH_BACKEND'}/" *.py
