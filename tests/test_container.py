@@ -15,6 +15,7 @@ import pytest
 from conftest import ENV, REPO, SAMPLE, digit, run, uv_run
 
 BUILDAH = ENV | {"STORAGE_DRIVER": "overlay", "BUILDAH_ISOLATION": "chroot"}
+BASE = re.search(r"(?m)^FROM (\S+)$", (REPO / "Dockerfile").read_text())[1]
 TAG = "mnist-test"
 
 
@@ -32,7 +33,7 @@ def missing() -> list[str]:
         lacking.append("root")
     if not lacking:
         try:
-            buildah("inspect", "python:3.13-slim-trixie")
+            buildah("inspect", BASE)
         except AssertionError:
             lacking.append("images (run tests/tools/container_base.sh)")
     return lacking
