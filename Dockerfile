@@ -1,30 +1,27 @@
-# predict.py with its weights and the sample's test images. It runs without network, root or writable files.
+# predict.py and read.py with the weights and the sample's test images. They run without
+# network, root or writable files.
 #     uv run train.py && docker build -t mnist .
-#     docker run --rm mnist
-#     docker run --rm -v "$PWD/digits:/digits:ro" mnist /digits
-#     docker run --rm -v "$PWD/data/mnist:/data:ro" mnist --data-dir /data
+#     docker run --rm mnist                        the accuracy on the sample
+#     docker run --rm mnist predict.py --json      the same with options
+#     docker run --rm -v "$PWD/scans:/scans:ro" mnist read.py /scans
 
-ARG BASE=ghcr.io/astral-sh/uv:0.13.9-python3.13-trixie-slim
-# PyTorch's CPU builds. Others: .../whl/cu132 for CUDA, or empty for the build that `uv run` installs.
-ARG UV_INDEX=https://download.pytorch.org/whl/cpu
+FROM python:3.13-slim-trixie AS packages
+COPY --from=ghcr.io/astral-sh/uv:0.13.9 /uv /bin/
+ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy VIRTUAL_ENV=/venv
+# PyTorch's CPU build, 190 MB; empty for the one that `uv run` installs, 3 GB with CUDA.
+ARG TORCH_BACKEND=cpu
+COPY predict.py read.py ./
+RUN sed -i "s/^# \[tool.uv\]$/&${TORCH_BACKEND:+\n# torch-backend = '$TORCH_BACKEND'}/" *.py
+RUN --mount=type=cache,target=/root/.cache/uv uv venv /venv && \
+    uv sync --active --script predict.py && uv sync --active --inexact --script read.py
 
-# A stage of its own, so that a change of predict.py alone does not install its packages again.
-FROM ${BASE} AS requirements
-ARG UV_INDEX
-COPY predict.py ./
-# PyTorch's index also has old copies of other packages; without the strategy uv would look no further.
-RUN uv export --index-strategy unsafe-best-match --script predict.py --output-file requirements.txt
-
-FROM ${BASE}
-ARG UV_INDEX
+FROM python:3.13-slim-trixie
 WORKDIR /mnist
-COPY --from=requirements /requirements.txt ./
-# --no-cache: uv links the wheels out of a temporary cache, so the image holds them once.
-RUN uv venv --no-cache /venv && uv pip sync --no-cache --compile-bytecode \
-    --index-strategy unsafe-best-match --python /venv requirements.txt
-COPY --chown=nobody predict.py ./
+COPY --from=packages /venv /venv
+COPY --chown=nobody predict.py read.py ./
 COPY --chown=nobody data/sample data/sample
 COPY --chown=nobody data/mnist_cnn.pt data/
 USER nobody
-# Named, because predict.py alone would first try to download MNIST. A later --data-dir wins.
-ENTRYPOINT ["/venv/bin/python", "predict.py", "--data-dir", "data/sample"]
+ENTRYPOINT ["/venv/bin/python"]
+# Named, because predict.py alone would first try to download MNIST.
+CMD ["predict.py", "--data-dir", "data/sample"]

@@ -1,87 +1,121 @@
-"""Training in several processes that torchrun starts: on one machine, on two hosts, and when one fails."""
+"""Training in several processes that torchrun starts, on one machine and on two."""
 
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ENV, FILES, REPO, SAMPLE, driver, files_below, run
-from test_data import mirror  # noqa: F401 (a fixture)
-from test_train import PRINTED
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="torchrun has been tried on Linux only"
+)
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
-THREE_STEPS = ["--epochs", 0.05, "--batch-size", 64]  # of the 62 that an epoch of the sample has
-# On six cores, as it seems, and without bf16, which would round the parts of a batch each for itself.
-SETUP = """import atexit
-import os
-import sys
-import torch
-os.sched_getaffinity = lambda _: range(6)
-torch.cpu.get_capabilities = dict
-atexit.register(lambda: sys.stderr.write(f"{torch.get_num_threads()} threads\\n"))"""
-
-
-def torchrun(script, *arguments, cwd) -> subprocess.CompletedProcess:
-    return run(*TORCHRUN, "--standalone", "--nproc-per-node", 2, script, *arguments, cwd=cwd, timeout=120)
+TWO = [*TORCHRUN, "--standalone", "--nproc-per-node", "2"]
+# Of the 62 steps that an epoch of the sample has.
+THREE_STEPS = ["--epochs", "0.05", "--batch-size", "64"]
+COUNT_THREADS = r"""import atexit, sys, torch
+atexit.register(lambda: sys.stderr.write(f"{torch.get_num_threads()} threads\n"))"""
+WRITE_PID = r"""import os, pathlib
+pathlib.Path("pid" + os.environ["RANK"]).write_text(str(os.getpid()))"""
 
 
 def test_two_processes_are_one_training(tmp_path):
-    """The same weights but for rounding, 1e-7 a sum; a part of a batch left out changes them by 1e-3."""
-    script = driver(tmp_path, SETUP)
+    """The same weights but for rounding, in bf16 4e-5; half a batch makes it 1e-3."""
+    script = driver(tmp_path, COUNT_THREADS)
     options = ["--data-dir", SAMPLE, *THREE_STEPS, "--weights"]
-    assert run(sys.executable, script, *options, "one.pt", cwd=tmp_path).returncode == 0
-    result = torchrun(script, *options, "two.pt", cwd=tmp_path)
+    assert run(sys.executable, script, *options, "1.pt", cwd=tmp_path).returncode == 0
+    result = run(*TWO, script, *options, "2.pt", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stderr.count("3 threads\n") == 2  # each process has its part of the cores
-    one, two = (torch.load(tmp_path / name, weights_only=True) for name in ("one.pt", "two.pt"))
-    difference = torch.cat([(one[name] - two[name]).abs().flatten() for name in one])
-    assert difference.mean() < 2e-5, difference.mean()
-    assert re.fullmatch(re.escape(PRINTED) + "Accuracy .*\n", result.stdout)
-    assert files_below(tmp_path) == {"driver.py", "one.pt", "two.pt"}
+    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
+    gaps = [(one[name] - two[name]).abs().flatten() for name in one]
+    assert torch.cat(gaps).mean() < 2e-4
+    assert len(re.findall("(?m)^Accuracy ", result.stdout)) == 1
+    assert result.stdout.count("SimpleCNN(") == 1
+    assert files_below(tmp_path) == {"driver.py", "1.pt", "2.pt"}
+    # Each process has its part of the cores; torchrun alone would give it one thread.
+    threads = max(1, len(os.sched_getaffinity(0)) // 2)
+    assert result.stderr.count(f"{threads} threads\n") == 2
 
 
-def test_data_are_downloaded_once(mirror, tmp_path):  # noqa: F811
-    result = torchrun(driver(tmp_path, mirror.code), *THREE_STEPS, cwd=tmp_path)
-    assert "Accuracy of SimpleCNN on the 1,000 test images: " in result.stdout, result.stderr
-    assert [mirror.requests.count(f"/{name}.gz") for name in FILES] == [2] * 4  # one for redirections
+def test_data_are_downloaded_once(mirror, tmp_path):
+    script = driver(tmp_path, mirror.code)
+    result = run(*TWO, script, *THREE_STEPS, cwd=tmp_path)
+    assert "the 1,000 test images: " in result.stdout, result.stderr
+    # torchvision asks twice, first for redirections.
+    assert [mirror.requests.count(f"/{name}.gz") for name in FILES] == [2] * 4
 
 
 def test_batch_that_the_processes_cannot_share(tmp_path):
-    result = torchrun(REPO / "train.py", "--data-dir", SAMPLE, "--batch-size", 63, cwd=tmp_path)
-    assert "error: --batch-size 63 must be 1 to 4000, a multiple of 2" in result.stderr
-    assert result.returncode and "Accuracy" not in result.stdout and not files_below(tmp_path)
+    options = ["--data-dir", SAMPLE, "--batch-size", 63]
+    result = run(*TWO, REPO / "train.py", *options, cwd=tmp_path)
+    assert result.returncode
+    assert "error: --batch-size 63 must be" in result.stderr
+    assert "a multiple of 2" in result.stderr
+    assert "Accuracy" not in result.stdout
+    assert not files_below(tmp_path)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
-def test_process_that_dies_ends_the_job(victim, tmp_path):
+def test_a_process_that_dies_ends_the_job(tmp_path):
+    """It is the one that does not write the weights; the old ones stay."""
     (tmp_path / "w.pt").write_bytes(b"old")
-    code = f"""import os
-import signal
-import torch.nn.functional as F
-if os.environ["RANK"] == "{victim}":
-    F.cross_entropy = lambda *arguments, **options: os.kill(os.getpid(), signal.SIGKILL)"""
-    options = ["--data-dir", SAMPLE, "--epochs", 1000, "--weights", "w.pt"]
-    result = torchrun(driver(tmp_path, code), *options, cwd=tmp_path)
-    assert result.returncode != 0 and "SIGKILL" in result.stderr and "Accuracy" not in result.stdout
-    assert files_below(tmp_path) == {"driver.py", "w.pt"} and (tmp_path / "w.pt").read_bytes() == b"old"
+    options = ["--data-dir", SAMPLE, "--epochs", "1000", "--weights", "w.pt"]
+    command = [*TWO, driver(tmp_path, WRITE_PID), *options]
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        cwd=tmp_path,
+        env=ENV,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        said = b""
+        while b"loss=" not in said:  # it trains
+            more = process.stderr.read(1)
+            assert more, said
+            said += more
+        os.kill(int((tmp_path / "pid1").read_text()), signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode
+    assert b"SIGKILL" in stderr
+    assert b"Accuracy" not in stdout
+    assert (tmp_path / "w.pt").read_bytes() == b"old"
+    assert files_below(tmp_path) == {"driver.py", "pid0", "pid1", "w.pt"}
 
 
-def run_on_two_hosts(folder, *arguments) -> list[subprocess.CompletedProcess]:
-    """A process on each of two addresses of loopback, in a folder of its own."""
+def run_on_two_hosts(
+    folder: Path, *arguments: str
+) -> list[subprocess.CompletedProcess]:
+    """train.py on two addresses of loopback, each in a folder of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+        port = free.getsockname()[1]
+    environment = ENV | {"GLOO_SOCKET_IFNAME": "lo"}
 
     def run_on(number: int) -> subprocess.CompletedProcess:
-        host = ["--nnodes", 2, "--nproc-per-node", 1, "--rdzv-backend", "c10d", "--rdzv-endpoint", endpoint,
-                "--rdzv-conf", f"is_host={1 - number}", "--local-addr", f"127.0.0.{number + 1}"]  # fmt: skip
-        environment = ENV | {"GLOO_SOCKET_IFNAME": "lo"}
-        command = [*TORCHRUN, *host, REPO / "train.py", *arguments]
-        return run(*command, cwd=folder / f"host{number}", env=environment, timeout=180)
+        command = [
+            *TORCHRUN,
+            "--nnodes=2",
+            "--nproc-per-node=1",
+            "--rdzv-backend=c10d",
+            f"--rdzv-endpoint=127.0.0.1:{port}",
+            f"--rdzv-conf=is_host={1 - number}",
+            f"--local-addr=127.0.0.{number + 1}",
+            REPO / "train.py",
+            *arguments,
+        ]
+        cwd = folder / f"host{number}"
+        return run(*command, cwd=cwd, env=environment, timeout=180)
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(run_on, (0, 1)))
@@ -89,15 +123,19 @@ def run_on_two_hosts(folder, *arguments) -> list[subprocess.CompletedProcess]:
 
 def test_two_hosts_then_data_that_one_of_them_cannot_read(tmp_path):
     for number in (0, 1):
-        shutil.copytree(SAMPLE / "MNIST", tmp_path / f"host{number}/data/mnist/MNIST")
+        data = tmp_path / f"host{number}/data/mnist/MNIST"
+        shutil.copytree(SAMPLE / "MNIST", data)
     first, second = run_on_two_hosts(tmp_path, *THREE_STEPS)
     assert first.returncode == second.returncode == 0, (first.stderr, second.stderr)
-    assert first.stdout.count("Accuracy") == 1 and not second.stdout
+    assert len(re.findall("(?m)^Accuracy ", first.stdout)) == 1
+    assert not second.stdout
     weights = (tmp_path / "host0/data/mnist_cnn.pt").read_bytes()
-    labels = tmp_path / "host1/data/mnist/MNIST/raw" / FILES[1]
+    labels = data / "raw" / FILES[1]
     labels.write_bytes(labels.read_bytes()[:-1])
-    first, second = run_on_two_hosts(tmp_path, "--epochs", 1000)
-    assert first.returncode and second.returncode and "Accuracy" not in first.stdout
-    assert f"error: no 28×28 digits in data/mnist/MNIST/raw/{FILES[0]}" in second.stderr
+    first, second = run_on_two_hosts(tmp_path, "--epochs", "1000")
+    assert first.returncode
+    assert second.returncode
+    assert "Accuracy" not in first.stdout
+    assert re.search("error: .*data/mnist", second.stderr), second.stderr
     assert files_below(tmp_path / "host1") == set(FILES)
     assert (tmp_path / "host0/data/mnist_cnn.pt").read_bytes() == weights
