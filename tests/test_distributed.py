@@ -78,7 +78,7 @@ def test_a_process_that_dies_ends_the_job(tmp_path):
     )
     try:
         said = b""
-        while b"loss=" not in said:  # it trains
+        while b"step/s" not in said:  # the bar begins
             more = process.stderr.read(1)
             assert more, said
             said += more
