@@ -118,7 +118,7 @@ REFUSED = {  # the content or the bytes of the file, words of the error
     "an empty dictionary": ({}, PLAIN),
     "a list": (list(STATE.values()), PLAIN),
     "a tensor": (torch.ones(3), PLAIN),
-    "numbers for names": ({1: torch.ones(3)}, PLAIN),
+    "numbers for names": ({1: torch.ones(3)}, []),
     "code": ({"conv1.weight": Code()}, PLAIN),
     "a whole model": (nn.Linear(1, 1), PLAIN),
     "with its arguments": ({"model": STATE, "args": Namespace(lr=1)}, PLAIN),
