@@ -57,7 +57,7 @@ def test_metadata():
         head, block, _ = path.read_text(encoding="utf-8").split("# ///", 2)
         assert head == "#!/usr/bin/env -S uv run --script\n", path
         metadata = tomllib.loads(re.sub("(?m)^# ?", "", block.removeprefix(" script")))
-        assert metadata["requires-python"] == ">=3.11", path
+        assert metadata["requires-python"].startswith(">=3.11"), path
         if metadata["dependencies"]:
             dates.add(metadata["tool"]["uv"]["exclude-newer"])
         for requirement in metadata["dependencies"]:

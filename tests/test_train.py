@@ -262,11 +262,11 @@ def test_also_own_digits(trained, tmp_path):
     )
     assert "12 test images of" in result.stdout and ": 0.00 %" in result.stdout
     write_crosses(own, "train", 5)
-    options = ["--data-dir", SAMPLE, "--also", "own", "--epochs", 4]
+    options = ["--data-dir", SAMPLE, "--also", "own", "--epochs", 8]
     result = uv_run("train.py", *options, cwd=tmp_path)
     lines = ACCURACY.format("1,000", f" of {SAMPLE}") + ACCURACY.format(12, " of own")
     match = re.fullmatch(re.escape(PRINTED) + lines, result.stdout)
-    assert match and float(match[1]) >= 97.0 and match[2] == "100.00", result.stdout
+    assert match and float(match[1]) >= 98.0 and match[2] == "100.00", result.stdout
     for name in FILES[2:]:  # draw.py writes none
         (own / name).unlink()
     result = uv_run("train.py", *options[:-1], 0.02, "--json", cwd=tmp_path)
