@@ -96,13 +96,22 @@ class Digits(NamedTuple):
     labels: Tensor  # (N,) uint8, 0 to 9
 
 
+def find_files(data_dir: Path, name: str) -> list[Path]:
+    """List the files of this name anywhere in a folder, plain or .gz."""
+    names = name, name.replace("-idx", ".idx")  # Kaggle's have a dot
+    # Links may form loops, hence the limit.
+    walk = islice(os.walk(data_dir, followlinks=True), 1000)
+    paths = [Path(folder, file) for folder, _, files in walk for file in sorted(files)]
+    return [path for path in paths if path.name.removesuffix(".gz") in names]
+
+
 def find_data(data_dir: Path) -> Path:
     """Return the folder to read: data_dir, or the sample if MNIST cannot be had.
 
     Only the default folder is downloaded into.
     """
-    # torchvision downloads the test labels last.
-    if data_dir != MNIST_DIR or any(data_dir.rglob("t10k-labels*")):
+    complete = find_files(data_dir, "t10k-labels-idx1-ubyte")  # which comes last
+    if complete or data_dir != MNIST_DIR:
         return data_dir
     try:
         from torchvision.datasets import MNIST  # here, because it takes 0.8 s
@@ -123,17 +132,12 @@ def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
 
     Raises Error if there is none, if copies differ, or if it is damaged.
     """
-    names = name, name.replace("-idx", ".idx")  # Kaggle's have a dot
-    copies = {}
-    # Links may form loops, hence the limit.
-    for folder, _, files in islice(os.walk(data_dir, followlinks=True), 10_000):
-        for file in sorted(files):
-            if file.removesuffix(".gz") in names:
-                data = Path(folder, file).read_bytes()
-                crc = zlib.crc32(data).to_bytes(4, "little")
-                if data.startswith(GZIP):
-                    crc = data[-8:-4]  # of the contents
-                copies.setdefault(crc, (Path(folder, file), data))
+    copies = {}  # by the checksum of their contents
+    for path in find_files(data_dir, name):
+        data = path.read_bytes()
+        packed = data.startswith(GZIP)
+        crc = data[-8:-4] if packed else zlib.crc32(data).to_bytes(4, "little")
+        copies.setdefault(crc, (path, data))
     if not copies:
         there = ", ".join(sorted(os.listdir(data_dir))[:5]) or "nothing"
         wanted = f"{name}, plain or .gz (CSV and Parquet are not read)"
@@ -149,7 +153,7 @@ def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
         data = bytearray(data[header:])
         return torch.frombuffer(data, dtype=torch.uint8).view(-1, *shape)
     except Exception as error:
-        raise Error(f"{path} is damaged: {error}") from None
+        raise Error(f"{path} is damaged, remove it: {error}") from None
 
 
 def load(data_dir: Path, split: str) -> Digits:
@@ -184,7 +188,7 @@ def load_weights(source: str) -> SimpleCNN:
         advice = "make it with torch.save(model.state_dict(), path)"
         raise Error(f"{source} is damaged or not one state_dict; {advice}") from None
     wrappers = r"^((_orig_mod|module|model|net)\.)+"
-    state = {re.sub(wrappers, "", name): x for name, x in state.items()}
+    state = {re.sub(wrappers, "", str(name)): x for name, x in state.items()}
     model = SimpleCNN()
     found = {name: list(x.shape) for name, x in state.items()}
     needed = {name: list(x.shape) for name, x in model.state_dict().items()}
@@ -231,14 +235,13 @@ def evaluate(model: SimpleCNN, digits: Digits) -> dict:
 
 # %% Command line
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("pictures", nargs="*", help=argparse.SUPPRESS)
-    add("--weights", default="data/mnist_cnn.pt", help="a file or a URL")
-    add("--data-dir", type=Path, default=MNIST_DIR, help="folder of the test files")
+    weights = "data/mnist_cnn.pt"
+    add("--weights", default=weights, help="file or URL (default: %(default)s)")
+    data = "folder of the test files (default: %(default)s)"
+    add("--data-dir", type=Path, default=MNIST_DIR, help=data)
     add("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     if args.pictures:
