@@ -73,6 +73,7 @@ OWN_SHARE = 0.08  # number of --also's digits for each digit of MNIST
 
 # Each training image is changed at random, by up to
 SCALE = 0.1  # larger or smaller
+WIDEN = 0.2  # wider beyond that: Turkish digits 96.5 -> 98.2 % right
 SLANT = 0.3  # pixels to a side for each pixel up
 TILT = 0.2  # pixels up for each pixel to a side
 SHIFT = 2.0  # pixels
@@ -83,6 +84,24 @@ CALM = 0.3  # ... by this factor, because real digits are not distorted
 LONG_RUN = 10  # epochs
 LONG_RUN_DISTORTION = 1.2
 LONG_RUN_WEIGHT_DECAY = 0.1  # 0 in a short run
+
+
+class Stroke(NamedTuple):
+    """A straight line; `down` and `right` limit where its two ends lie at random.
+
+    They count in heights of the digit, from its top and from its ink in that row.
+    """
+
+    digit: int
+    share: float  # of this digit's images that get it
+    down: tuple  # lowest and highest of the first end, then of the second
+    right: tuple
+
+
+# Half of the world writes so, MNIST's Americans seldom: Italians' 1s 68 -> 93 % right.
+UPSTROKE = Stroke(1, 0.3, down=((0.04, 0.4), (0.45, 0.9)), right=((0, 0), (-0.6, -0.2)))
+BAR = Stroke(7, 0.3, ((0.45, 0.65), (0.4, 0.6)), ((-0.35, -0.15), (0.15, 0.35)))
+NON_DIGITS = 0.06  # of a batch; letters read at 95 % or more: 42 -> 20 %
 
 
 # %% Model
@@ -216,6 +235,46 @@ def load_all(data_dir: Path, also: Path | None) -> tuple[Digits, dict[Path, Digi
     return digits, tests
 
 
+def add_european_strokes(digits: Digits) -> Digits:
+    """The digits, a share of their 1s and 7s with UPSTROKE and BAR."""
+    images = digits.images.clone()
+    for stroke in (UPSTROKE, BAR):
+        chosen = torch.rand(len(images)) < stroke.share
+        chosen &= digits.labels == stroke.digit
+        images[chosen] = draw(stroke, images[chosen])
+    return Digits(images, digits.labels)
+
+
+def draw(stroke: Stroke, images: Tensor) -> Tensor:
+    """(N, 28, 28) uint8 digits with the stroke, as wide as their own, centred again."""
+    axis = torch.arange(28.0)
+    pixels = torch.cartesian_prod(axis, axis)
+    ink = images / 255 + 1e-3  # so that no row is empty
+    # The ink of a line is its length times its width; its edges, twice its length.
+    edges = ink.diff(dim=1)[:, :, 1:].hypot(ink.diff(dim=2)[:, 1:]).sum((1, 2))
+    radius = (ink.sum((1, 2)) / edges.clamp(min=1))[:, None]
+    rows = (images > 0).any(2)
+    top, height = rows.byte().argmax(1)[:, None], rows.sum(1)[:, None]
+    down = torch.lerp(*torch.tensor(stroke.down).T, torch.rand(len(ink), 2))
+    right = torch.lerp(*torch.tensor(stroke.right).T, torch.rand(len(ink), 2))
+    y = top - 0.5 + radius + (height - 2 * radius) * down
+    middle = (ink @ axis / ink.sum(2)).gather(1, y.round().long().clamp(0, 27))
+    # MNIST's digits lie in a box of 20 by 20 pixels, from 3.5 to 23.5.
+    x = (middle + height * right).clamp(3.5 + radius, 23.5 - radius)
+    start, end = torch.stack([y, x], 2)[:, :, None].unbind(1)
+    line = end - start
+    along = (pixels - start) @ line.mT / (line @ line.mT)
+    distance = (start + along.clamp(0, 1) * line - pixels).norm(dim=2).view_as(ink)
+    ink = ink.maximum((radius[..., None] + 0.5 - distance).clamp(0, 1))
+    # Their centre of mass is at 14. Whole pixels: blur would give the label away.
+    centre = ink.flatten(1) @ pixels / ink.sum((1, 2))[:, None]
+    shifts = (14 - centre).round().int().tolist()
+    images = (255 * ink).round().byte()
+    for image, shift in zip(images, shifts, strict=True):
+        image.copy_(image.roll(shift, (0, 1)))
+    return images
+
+
 # %% Training
 def distort(x: Tensor, strength: float) -> Tensor:
     """Scale, slant, tilt and shift each of (N, 1, 28, 28) images at random."""
@@ -223,9 +282,28 @@ def distort(x: Tensor, strength: float) -> Tensor:
     limits = torch.tensor([[SCALE, SLANT, shift], [TILT, SCALE, shift]])
     noise = torch.empty(len(x), 2, 3).uniform_(-strength, strength)
     theta = torch.eye(2, 3) + limits * noise  # eye alone would change nothing
+    theta[:, 0, 0] -= strength * WIDEN * torch.rand(len(x))
     grid = F.affine_grid(theta.to(x.device), x.shape, align_corners=False)
     # Beyond the border is paper, which is not 0 after normalize.
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def add_non_digits(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn the first of (N, 1, 28, 28) images into what is no digit.
+
+    Returns the images and (N, 10) probabilities of the digits; for what is none they
+    are all the same (outlier exposure, Hendrycks et al. 2019).
+    """
+    third = round(NON_DIGITS * len(x) / 3)
+    crossed, doubled, mirrored, rest = x.split([third] * 3 + [len(x) - 3 * third])
+    crossed = crossed.maximum(crossed.rot90(1, (2, 3)))
+    doubled = doubled.maximum(doubled.flip(3))
+    # A mirrored 0, 1 or 8 is a digit still.
+    is_digit = (labels == 0) | (labels == 1) | (labels == 8)
+    is_digit[: 2 * third] = False
+    is_digit[3 * third :] = True
+    targets = torch.where(is_digit[:, None], F.one_hot(labels, 10), 0.1)
+    return torch.cat([crossed, doubled, mirrored.flip(3), rest]), targets
 
 
 def one_cycle(progress: float) -> float:
@@ -315,6 +393,7 @@ def train(
         allowed = f"1 to {n}, a multiple of {world_size}"
         raise Error(f"--batch-size {batch_size} must be {allowed}")
     torch.manual_seed(seed)
+    digits = add_european_strokes(digits)
     images = digits.images.to(device)  # 47 MB need no DataLoader
     labels = digits.labels.to(device).long()
     is_long = epochs >= LONG_RUN
@@ -342,8 +421,9 @@ def train(
         if progress > 1 - CALM_STEPS:
             strength *= CALM
         # All processes draw the same numbers, then each takes its part.
-        x = distort(normalize(images[batch]), strength)[rank::world_size]
-        y = labels[batch][rank::world_size]
+        x = distort(normalize(images[batch]), strength)
+        x, y = add_non_digits(x, labels[batch])
+        x, y = x[rank::world_size], y[rank::world_size]
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
             logits = replica(x).float()
         loss = F.cross_entropy(logits, y, label_smoothing=LABEL_SMOOTHING)
@@ -351,7 +431,8 @@ def train(
         loss.backward()
         optimizer.step(lr * one_cycle(progress))
         losses.append(loss.item())
-        accuracies.append((logits.argmax(1) == y).float().mean().item())
+        right = (logits.argmax(1) == y.argmax(1))[y.amax(1) == 1]
+        accuracies.append(right.float().mean().item())
         bar.set_postfix(loss=losses[-1], accuracy=accuracies[-1], refresh=False)
         if not math.isfinite(losses[-1]):
             raise Error(f"the loss is {losses[-1]}; try a smaller --lr")
