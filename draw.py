@@ -118,9 +118,16 @@ def to_mnist(ink: Image.Image) -> Tensor:
     return F.pad(ink, (left, 28 - w - left, top, 28 - h - top))
 
 
-def find_digits(drawing: Image.Image) -> Tensor:
-    """Black on white to (N, 28, 28) uint8: columns without ink part them."""
-    ink = ImageOps.invert(drawing.convert("L"))
+def find_digits(png: bytes) -> Tensor:
+    """Black on white to (N, 28, 28) uint8: columns without ink part the digits.
+
+    A drawing of none gives one image of zeros. Raises Error for a damaged file.
+    """
+    try:
+        drawing = Image.open(io.BytesIO(png), formats=["PNG"]).convert("L")
+    except Exception:  # Pillow raises almost anything
+        raise Error("not a PNG that can be read") from None
+    ink = ImageOps.invert(drawing)
     columns, _ = ink.getprojection()  # 1 where there is ink, else 0
     digits = []
     for run in re.finditer(b"\1+", bytes(columns)):
@@ -156,9 +163,15 @@ FILES = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 def load_digits(folder: Path) -> list[Tensor]:
     """The (N, 28, 28) uint8 images and (N,) uint8 labels to train on."""
-    files = [bytearray((folder / "MNIST/raw" / name).read_bytes()) for name in FILES]
-    images, labels = (torch.frombuffer(x, dtype=torch.uint8) for x in files)
-    return [images[16:].view(-1, 28, 28), labels[8:]]  # after the headers
+    try:
+        files = [bytearray((folder / "MNIST/raw" / x).read_bytes()) for x in FILES]
+        images, labels = (torch.frombuffer(x, dtype=torch.uint8) for x in files)
+        images, labels = images[16:].view(-1, 28, 28), labels[8:]  # after the headers
+        if len(images) != len(labels) or max(labels) > 9:
+            raise ValueError(f"{len(images)} images, {len(labels)} labels")
+    except Exception as error:
+        raise Error(f"no 28×28 digits in {folder}: {error}") from None
+    return [images, labels]
 
 
 def save_digits(folder: Path, digits: list[Tensor]) -> None:
@@ -208,32 +221,41 @@ class Pupil:
     def __init__(self, model: SimpleCNN, path: Path):
         self.untaught = self.model = model
         self.path, self.folder = path, path.with_suffix("")
-        self.taught = [torch.empty(0, 28, 28).byte(), torch.empty(0).byte()]
         self.replay = None
+        self.taught = [torch.empty(0, 28, 28).byte(), torch.empty(0).byte()]
+        self.lesson = threading.Lock()  # one at a time
+        self.hint = "No lessons: no digits to replay in data/mnist or data/sample."
         for folder in Path("data/sample"), Path("data/mnist"):
             if (folder / "MNIST/raw" / FILES[1]).exists():
                 self.replay = load_digits(folder)
+                self.hint = "Draw a digit. Wrong? Click the right one."
         if self.replay and self.folder.exists():
             self.taught = load_digits(self.folder)
             self.model = learn(model, self.taught, self.replay)
 
-    def teach(self, image: Tensor, digit: int) -> None:
-        """Learn one more (28, 28) uint8 drawing, and write the files."""
-        images, labels = self.taught
-        others = (images != image).any(2).any(1)
-        images = torch.cat([images[others], image[None]])
-        labels = torch.cat([labels[others], torch.tensor([digit]).byte()])
-        model = learn(self.untaught, [images, labels], self.replay)
-        torch.save(model.state_dict(), weights := io.BytesIO())
-        save_digits(self.folder, [images, labels])
-        write(self.path, weights.getvalue())
-        self.model, self.taught = model, [images, labels]
+    def teach(self, drawing: Tensor, digit: str) -> None:
+        """Learn one more digit of `find_digits`, and write the files."""
+        if self.replay is None:
+            raise Error(self.hint)
+        if len(drawing) > 1 or not drawing.any() or not re.fullmatch("[0-9]", digit):
+            raise Error("It learns one digit at a time.")
+        with self.lesson:
+            images, labels = self.taught
+            others = (images != drawing).any(2).any(1)
+            images = torch.cat([images[others], drawing])
+            labels = torch.cat([labels[others], torch.tensor([int(digit)]).byte()])
+            model = learn(self.untaught, [images, labels], self.replay)
+            torch.save(model.state_dict(), weights := io.BytesIO())
+            save_digits(self.folder, [images, labels])
+            write(self.path, weights.getvalue())
+            self.model, self.taught = model, [images, labels]
 
     def forget(self) -> None:
         """Delete the files and go back to the untaught network."""
-        self.path.unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.model, self.taught = self.untaught, [x[:0] for x in self.taught]
+        with self.lesson:
+            self.path.unlink(missing_ok=True)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.model, self.taught = self.untaught, [x[:0] for x in self.taught]
 
 
 # %% Page: sizes are in rem, a share of the window, so that it fits without scrolling
@@ -249,7 +271,7 @@ body {
   min-height: 100svh; margin: 0; background: light-dark(#e9edf2, #15181d);
   touch-action: manipulation; user-select: none;
 }
-main { display: grid; grid: auto / 7rem 13.5rem; gap: .6rem 1rem; text-align: center }
+main { display: grid; grid: auto / 7rem 12.5rem; gap: .6rem 1rem; text-align: center }
 canvas, output { display: block; width: 7rem; border-radius: .4rem }
 #drawing { width: 21.5rem; margin-bottom: .6rem; cursor: crosshair; touch-action: none }
 #answer { height: 8rem; font: bold 8rem/8rem system-ui }
@@ -266,7 +288,7 @@ button {
 <div><canvas id="drawing" width="560" height="560"></canvas>
   <button id="undo" title="Ctrl-Z">Undo</button>
   <button id="clear" title="Escape">Clear</button>
-  <button id="forget">Forget</button></div>
+  <button id="forget">Forget</button> Learned: <b id="count"></b></div>
 <main><div><output id="answer"></output>What it sees<canvas id="seen"></canvas></div>
   <div id="bars"></div><div id="note"></div></main>
 <script type="module">  // each element with an id is a variable of that name
@@ -308,7 +330,7 @@ onkeydown = ({key, ctrlKey, metaKey}) => {
 for (let i = 0; i < 10; i++) {
   bars.innerHTML += `<button value="${i}">${i}<span></span></button>`;
 }
-function show({text, probabilities, pixels, hint}) {
+function show({text, probabilities, pixels, taught, hint}) {
   answer.textContent = text;
   answer.style.fontSize = `${10 / Math.max(1.25, text.length)}rem`;
   answer.style.opacity = text.includes("?") ? 0.4 : 1;
@@ -320,7 +342,7 @@ function show({text, probabilities, pixels, hint}) {
   const rgba = pixels.flat().flatMap(grey => [grey, grey, grey, 255]);
   const image = new ImageData(new Uint8ClampedArray(rgba), seen.width);
   seen.getContext("2d").putImageData(image, 0, 0);
-  note.textContent = hint;
+  [note.textContent, count.textContent] = [hint, taught];
 }
 async function post(path) {
   const body = await (await fetch(drawing.toDataURL())).blob();  // toBlob may wait
@@ -345,40 +367,28 @@ while (true) {  // one reading at a time, of the newest drawing
 
 
 # %% Server
-HINT = "Wrong? Click the right digit. Learned: {}."
-NO_REPLAY = "No lessons: no digits to replay in data/mnist or data/sample."
-
-
 def make_app(pupil: Pupil) -> Starlette:
     """The page at /. A PNG is posted to /read or /teach?digit=7, nothing to /forget."""
-    one_lesson = asyncio.Lock()  # at a time
 
     async def post(request):
         own = f"http://{request.headers['host']}"
         if request.headers.get("origin", own) != own:
             return PlainTextResponse("only draw.py's own page may ask", 403)
-        png = io.BytesIO(await request.body())
         if request.url.path == "/forget":
-            async with one_lesson:
-                pupil.forget()
+            await asyncio.to_thread(pupil.forget)
             return JSONResponse({"taught": 0})
-        try:
-            images = find_digits(Image.open(png, formats=["PNG"]))
-        except Exception:  # a damaged file makes Pillow raise almost anything
-            return PlainTextResponse("not a PNG that can be read", 400)
+        images = find_digits(await request.body())
         if request.url.path == "/teach":
             digit = request.query_params.get("digit", "")
-            if not re.fullmatch("[0-9]", digit) or len(images) > 1 or not images.any():
-                return PlainTextResponse("It learns one digit at a time.", 400)
-            if not pupil.replay:
-                return PlainTextResponse(NO_REPLAY, 400)
-            async with one_lesson:
-                await asyncio.to_thread(pupil.teach, images[0], int(digit))
-        n = len(pupil.taught[1])
-        state = {"taught": n, "hint": HINT.format(n) if pupil.replay else NO_REPLAY}
+            await asyncio.to_thread(pupil.teach, images, digit)
+        state = {"taught": len(pupil.taught[1]), "hint": pupil.hint}
         return JSONResponse(read(pupil.model, images) | state)
 
-    app = Starlette(max_body_size=1_000_000)
+    def refuse(_, error):
+        return PlainTextResponse(str(error), 400 if isinstance(error, Error) else 500)
+
+    refusals = {Error: refuse, OSError: refuse}
+    app = Starlette(max_body_size=1_000_000, exception_handlers=refusals)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
     app.add_route("/", lambda request: HTMLResponse(PAGE))
     for path in "/read", "/teach", "/forget":
