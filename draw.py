@@ -119,9 +119,9 @@ def to_mnist(ink: Image.Image) -> Tensor:
 
 
 def find_digits(png: bytes) -> Tensor:
-    """Black on white to (N, 28, 28) uint8: columns without ink part the digits.
+    """Black on white, columns without ink between digits, to (N, 28, 28) uint8.
 
-    A drawing of none gives one image of zeros. Raises Error for a damaged file.
+    Without any digit it is one image of zeros. Raises Error if the file is damaged.
     """
     try:
         drawing = Image.open(io.BytesIO(png), formats=["PNG"]).convert("L")
@@ -152,33 +152,28 @@ def read(model: SimpleCNN, images: Tensor) -> dict:
 
 
 # %% Teaching
+# One misread 1 with an upstroke taught: TODO
 STEPS = 20
 LR = 0.03
 MOMENTUM = 0.5
-TAUGHT = 8  # drawings in a batch
-REPLAYED = 56  # other digits in a batch, so that they are not forgotten
+TAUGHT = 4  # drawings in a batch
+REPLAYED = 28  # other digits in a batch, so that they are not forgotten
 DISTORTION = 0.07  # scale and shear by up to 7 %, shift by up to a pixel
+REPLAY = Path("data/sample"), Path("data/mnist")  # the last that is there
 FILES = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
 def load_digits(folder: Path) -> list[Tensor]:
-    """The (N, 28, 28) uint8 images and (N,) uint8 labels to train on."""
+    """(N, 28, 28) uint8 images and (N,) uint8 labels; raises Error on bad data."""
     try:
         files = [bytearray((folder / "MNIST/raw" / x).read_bytes()) for x in FILES]
         images, labels = (torch.frombuffer(x, dtype=torch.uint8) for x in files)
         images, labels = images[16:].view(-1, 28, 28), labels[8:]  # after the headers
-        if len(images) != len(labels) or max(labels) > 9:
+        if len(images) != len(labels) or labels.max() > 9:
             raise ValueError(f"{len(images)} images, {len(labels)} labels")
     except Exception as error:
         raise Error(f"no 28×28 digits in {folder}: {error}") from None
     return [images, labels]
-
-
-def save_digits(folder: Path, digits: list[Tensor]) -> None:
-    """Write these files: a magic number, the sizes, the bytes."""
-    for name, x in zip(FILES, digits, strict=True):
-        header = struct.pack(f">{1 + x.ndim}I", 2048 + x.ndim, *x.shape)
-        write(folder / "MNIST/raw" / name, header + bytes(x.flatten().tolist()))
 
 
 def write(path: Path, content: bytes) -> None:
@@ -197,14 +192,13 @@ def learn(model: SimpleCNN, taught: list[Tensor], replay: list[Tensor]) -> Simpl
     for step in range(STEPS):
         new = torch.randint(len(taught[1]), [TAUGHT])
         old = torch.randint(len(replay[1]), [REPLAYED])
-        images = torch.cat([taught[0][new], replay[0][old]])
-        labels = torch.cat([taught[1][new], replay[1][old]])
-        noise = DISTORTION * torch.empty(len(labels), 2, 3).uniform_(-1, 1)
-        x = normalize(images)
+        x = normalize(torch.cat([taught[0][new], replay[0][old]]))
+        y = torch.cat([taught[1][new], replay[1][old]]).long()
+        noise = DISTORTION * torch.empty(len(x), 2, 3).uniform_(-1, 1)
         grid = F.affine_grid(torch.eye(2, 3) + noise, x.shape, align_corners=False)
         x = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
         model.zero_grad()
-        F.cross_entropy(model(x), labels.long()).backward()
+        F.cross_entropy(model(x), y).backward()
         with torch.no_grad():
             for p, v in zip(model.parameters(), velocity, strict=True):
                 p -= LR * (1 - step / STEPS) * v.mul_(MOMENTUM).add_(p.grad)
@@ -221,11 +215,11 @@ class Pupil:
     def __init__(self, model: SimpleCNN, path: Path):
         self.untaught = self.model = model
         self.path, self.folder = path, path.with_suffix("")
-        self.replay = None
-        self.taught = [torch.empty(0, 28, 28).byte(), torch.empty(0).byte()]
         self.lesson = threading.Lock()  # one at a time
+        self.taught = [torch.empty(0, 28, 28).byte(), torch.empty(0).byte()]
+        self.replay = None
         self.hint = "No lessons: no digits to replay in data/mnist or data/sample."
-        for folder in Path("data/sample"), Path("data/mnist"):
+        for folder in REPLAY:
             if (folder / "MNIST/raw" / FILES[1]).exists():
                 self.replay = load_digits(folder)
                 self.hint = "Draw a digit. Wrong? Click the right one."
@@ -235,10 +229,10 @@ class Pupil:
 
     def teach(self, drawing: Tensor, digit: str) -> None:
         """Learn one more digit of `find_digits`, and write the files."""
-        if self.replay is None:
+        if not self.replay:
             raise Error(self.hint)
         if len(drawing) > 1 or not drawing.any() or not re.fullmatch("[0-9]", digit):
-            raise Error("It learns one digit at a time.")
+            raise Error("Draw one digit at a time, then click on the right one.")
         with self.lesson:
             images, labels = self.taught
             others = (images != drawing).any(2).any(1)
@@ -246,8 +240,12 @@ class Pupil:
             labels = torch.cat([labels[others], torch.tensor([int(digit)]).byte()])
             model = learn(self.untaught, [images, labels], self.replay)
             torch.save(model.state_dict(), weights := io.BytesIO())
-            save_digits(self.folder, [images, labels])
             write(self.path, weights.getvalue())
+            for name, x in zip(FILES, [images, labels], strict=True):
+                # MNIST's format: a magic number, the sizes, the bytes
+                header = struct.pack(f">{1 + x.ndim}I", 2048 + x.ndim, *x.shape)
+                content = header + bytes(x.flatten().tolist())
+                write(self.folder / "MNIST/raw" / name, content)
             self.model, self.taught = model, [images, labels]
 
     def forget(self) -> None:
@@ -289,12 +287,13 @@ button {
   <button id="undo" title="Ctrl-Z">Undo</button>
   <button id="clear" title="Escape">Clear</button>
   <button id="forget">Forget</button> Learned: <b id="count"></b></div>
-<main><div><output id="answer"></output>What it sees<canvas id="seen"></canvas></div>
+<main><div><output id="answer"></output>What it sees
+    <canvas id="seen" height="28"></canvas></div>
   <div id="bars"></div><div id="note"></div></main>
 <script type="module">  // each element with an id is a variable of that name
 const pen = drawing.getContext("2d", {willReadFrequently: true});
-const round = {lineCap: "round", lineJoin: "round"};
-Object.assign(pen, {fillStyle: "white", lineWidth: 40, ...round});
+Object.assign(pen, {lineWidth: 40, lineCap: "round", lineJoin: "round"});
+pen.fillStyle = "white";
 let strokes = [], stroke, changed;
 function redraw() {
   pen.fillRect(0, 0, 560, 560);
@@ -322,10 +321,10 @@ bars.onclick = ({target}) => {
   note.textContent = "Learning …";
   post("/teach?digit=" + target.value);
 };
-onkeydown = ({key, ctrlKey, metaKey}) => {
+onkeydown = ({key, ctrlKey, metaKey, repeat}) => {
   if (key === "Escape") clear.click();
-  if (!ctrlKey && !metaKey) bars.children[key]?.click();
-  else if (key === "z") undo.click();
+  if (ctrlKey || metaKey) key === "z" && undo.click();
+  else if (!repeat) bars.children[key]?.click();
 };
 for (let i = 0; i < 10; i++) {
   bars.innerHTML += `<button value="${i}">${i}<span></span></button>`;
@@ -338,11 +337,14 @@ function show({text, probabilities, pixels, taught, hint}) {
     bars.children[digit].style.backgroundSize = `${100 * p}%`;
     bars.children[digit].lastChild.textContent = `${Math.round(100 * p)} %`;
   });
-  [seen.width, seen.height] = [pixels[0].length, 28];
-  const rgba = pixels.flat().flatMap(grey => [grey, grey, grey, 255]);
-  const image = new ImageData(new Uint8ClampedArray(rgba), seen.width);
-  seen.getContext("2d").putImageData(image, 0, 0);
-  [note.textContent, count.textContent] = [hint, taught];
+  seen.width = pixels[0].length;
+  const ink = seen.getContext("2d");
+  pixels.forEach((row, y) => row.forEach((grey, x) => {
+    ink.fillStyle = `rgb(${grey} ${grey} ${grey})`;
+    ink.fillRect(x, y, 1, 1);
+  }));
+  note.textContent = hint;
+  count.textContent = taught;
 }
 async function post(path) {
   const body = await (await fetch(drawing.toDataURL())).blob();  // toBlob may wait
