@@ -156,8 +156,8 @@ def read(model: SimpleCNN, images: Tensor) -> dict:
 STEPS = 20
 LR = 0.03
 MOMENTUM = 0.5
-TAUGHT = 4  # drawings in a batch
-REPLAYED = 28  # other digits in a batch, so that they are not forgotten
+TAUGHT = 8  # drawings in a batch
+REPLAYED = 56  # other digits in a batch, so that they are not forgotten
 DISTORTION = 0.07  # scale and shear by up to 7 %, shift by up to a pixel
 REPLAY = Path("data/sample"), Path("data/mnist")  # the last that is there
 FILES = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -232,7 +232,7 @@ class Pupil:
         if not self.replay:
             raise Error(self.hint)
         if len(drawing) > 1 or not drawing.any() or not re.fullmatch("[0-9]", digit):
-            raise Error("Draw one digit at a time, then click on the right one.")
+            raise Error("Draw one digit at a time, then click the right one.")
         with self.lesson:
             images, labels = self.taught
             others = (images != drawing).any(2).any(1)
@@ -294,7 +294,7 @@ button {
 const pen = drawing.getContext("2d", {willReadFrequently: true});
 Object.assign(pen, {lineWidth: 40, lineCap: "round", lineJoin: "round"});
 pen.fillStyle = "white";
-let strokes = [], stroke, changed;
+let strokes = [], stroke, changed, learning;
 function redraw() {
   pen.fillRect(0, 0, 560, 560);
   strokes.forEach(path => pen.stroke(path));
@@ -318,7 +318,7 @@ clear.onclick = () => { strokes = []; redraw(); };
 forget.onclick = () => confirm("Forget all that you taught?") && post("/forget");
 bars.onclick = ({target}) => {
   if (!target.value) return;  // between two bars
-  note.textContent = "Learning …";
+  learning = note.textContent = "Learning …";
   post("/teach?digit=" + target.value);
 };
 onkeydown = ({key, ctrlKey, metaKey, repeat}) => {
@@ -343,17 +343,19 @@ function show({text, probabilities, pixels, taught, hint}) {
     ink.fillStyle = `rgb(${grey} ${grey} ${grey})`;
     ink.fillRect(x, y, 1, 1);
   }));
-  note.textContent = hint;
+  note.textContent = learning || hint;
   count.textContent = taught;
 }
 async function post(path) {
   const body = await (await fetch(drawing.toDataURL())).blob();  // toBlob may wait
   try {
     const response = await fetch(path, {method: "POST", body});
+    if (path === "/read") return show(await response.json());
+    learning = "";
+    changed ||= response.ok;  // a network that changed reads again
     if (!response.ok) note.textContent = await response.text();
-    else if (path === "/read") show(await response.json());
-    else changed = true;  // the network
   } catch {
+    learning = "";
     note.textContent = "No connection, trying again …";
     await new Promise(resume => setTimeout(resume, 500));
     changed = true;
