@@ -26,7 +26,6 @@ import copy
 import io
 import os
 import re
-import shutil
 import socket
 import struct
 import sys
@@ -156,23 +155,23 @@ def read(model: SimpleCNN, images: Tensor) -> dict:
 STEPS = 20
 LR = 0.03
 MOMENTUM = 0.5
-TAUGHT = 8  # drawings in a batch
-REPLAYED = 56  # other digits in a batch, so that they are not forgotten
+TAUGHT = 16  # drawings in a batch
+REPLAYED = 48  # other digits in a batch, so that they are not forgotten
 DISTORTION = 0.07  # scale and shear by up to 7 %, shift by up to a pixel
-REPLAY = Path("data/sample"), Path("data/mnist")  # the last that is there
+REPLAY = Path("data/sample/MNIST/raw"), Path("data/mnist/MNIST/raw")
 FILES = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
-def load_digits(folder: Path) -> list[Tensor]:
+def load_digits(raw: Path) -> list[Tensor]:
     """(N, 28, 28) uint8 images and (N,) uint8 labels; raises Error on bad data."""
     try:
-        files = [bytearray((folder / "MNIST/raw" / x).read_bytes()) for x in FILES]
-        images, labels = (torch.frombuffer(x, dtype=torch.uint8) for x in files)
+        files = [bytearray((raw / name).read_bytes()) for name in FILES]
+        images, labels = (torch.frombuffer(file, dtype=torch.uint8) for file in files)
         images, labels = images[16:].view(-1, 28, 28), labels[8:]  # after the headers
         if len(images) != len(labels) or labels.max() > 9:
             raise ValueError(f"{len(images)} images, {len(labels)} labels")
     except Exception as error:
-        raise Error(f"no 28×28 digits in {folder}: {error}") from None
+        raise Error(f"no 28×28 digits in {raw}: {error}") from None
     return [images, labels]
 
 
@@ -214,17 +213,19 @@ class Pupil:
 
     def __init__(self, model: SimpleCNN, path: Path):
         self.untaught = self.model = model
-        self.path, self.folder = path, path.with_suffix("")
+        self.path, self.raw = path, path.with_suffix("") / "MNIST/raw"
         self.lesson = threading.Lock()  # one at a time
         self.taught = [torch.empty(0, 28, 28).byte(), torch.empty(0).byte()]
         self.replay = None
         self.hint = "No lessons: no digits to replay in data/mnist or data/sample."
-        for folder in REPLAY:
-            if (folder / "MNIST/raw" / FILES[1]).exists():
-                self.replay = load_digits(folder)
+        if any(self.raw.glob("t10k*")):
+            raise Error(f"{self.raw} holds other digits; name another --taught")
+        for raw in REPLAY:
+            if (raw / FILES[1]).exists():
+                self.replay = load_digits(raw)
                 self.hint = "Draw a digit. Wrong? Click the right one."
-        if self.replay and self.folder.exists():
-            self.taught = load_digits(self.folder)
+        if self.replay and (self.raw / FILES[1]).exists():
+            self.taught = load_digits(self.raw)
             self.model = learn(model, self.taught, self.replay)
 
     def teach(self, drawing: Tensor, digit: str) -> None:
@@ -242,17 +243,16 @@ class Pupil:
             torch.save(model.state_dict(), weights := io.BytesIO())
             write(self.path, weights.getvalue())
             for name, x in zip(FILES, [images, labels], strict=True):
-                # MNIST's format: a magic number, the sizes, the bytes
+                # the format: a magic number, the sizes, the bytes
                 header = struct.pack(f">{1 + x.ndim}I", 2048 + x.ndim, *x.shape)
-                content = header + bytes(x.flatten().tolist())
-                write(self.folder / "MNIST/raw" / name, content)
+                write(self.raw / name, header + bytes(x.flatten().tolist()))
             self.model, self.taught = model, [images, labels]
 
     def forget(self) -> None:
-        """Delete the files and go back to the untaught network."""
+        """Go back to the untaught network, and delete the files."""
         with self.lesson:
-            self.path.unlink(missing_ok=True)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            for file in self.path, *(self.raw / name for name in FILES):
+                file.unlink(missing_ok=True)
             self.model, self.taught = self.untaught, [x[:0] for x in self.taught]
 
 
