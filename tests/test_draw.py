@@ -55,7 +55,7 @@ def start(script, weights, folder, port=0) -> tuple[subprocess.Popen, str]:
 
 def stop(process: subprocess.Popen) -> None:
     process.terminate()
-    process.communicate()
+    process.communicate(timeout=60)
 
 
 def post(address, path="/read", body=b"", headers=None, method="POST"):
@@ -67,15 +67,20 @@ def post(address, path="/read", body=b"", headers=None, method="POST"):
     return response.status, response.read().decode()
 
 
+def to_bytes(image: Image.Image, format="PNG") -> bytes:
+    file = io.BytesIO()
+    image.save(file, format)
+    return file.getvalue()
+
+
 def picture(*strokes, size=(560, 560), format="PNG", mode="L") -> bytes:
     """What the page posts after these strokes."""
-    image, file = Image.new(mode, size, "white"), io.BytesIO()
+    image = Image.new(mode, size, "white")
     pen = ImageDraw.Draw(image)
     for stroke in strokes:
         places = [(x * size[0] / 100, y * size[1] / 100) for x, y in stroke]
         pen.line(places, "black", size[0] // 14, "curve")
-    image.save(file, format)
-    return file.getvalue()
+    return to_bytes(image, format)
 
 
 def points(page, stroke: list) -> list[tuple[float, float]]:
@@ -106,6 +111,21 @@ def is_white(page, place: tuple) -> bool:
     x, y = ((v - box[side]) / box["width"] * 560 for v, side in ((x, "x"), (y, "y")))
     pixel = f"drawing.getContext('2d').getImageData({x}, {y}, 1, 1).data[0]"
     return page.evaluate(pixel) == 255
+
+
+@pytest.fixture
+def serve():
+    """Starts draw.py as `start` does; in the end it is stopped."""
+    processes = []
+
+    def serve(*arguments) -> tuple[subprocess.Popen, str]:
+        process, address = start(*arguments)
+        processes.append(process)
+        return process, address
+
+    yield serve
+    for process in processes:
+        stop(process)
 
 
 @pytest.fixture
@@ -236,18 +256,16 @@ def test_numbers(page):
 
 
 def test_doubt(address, page):
-    """Halfway from a 1 to a 7 is a drawing that it is unsure of."""
-    one, seven = 0.0, 40.0
-    while seven - one > 0.1:
-        x = (one + seven) / 2
-        body = picture([(60 - x, 20), (60, 20), (60 - x / 2, 80)])
+    """Somewhere between a 1 and a 7, one fading in, it is unsure."""
+    one, seven = (Image.open(io.BytesIO(picture(STROKES[digit]))) for digit in "17")
+    for step in range(1, 128):
+        body = to_bytes(Image.blend(one, seven, step / 128))
         text = post(address, body=body)[1]
         answer = json.loads(text)
         unsure = max(answer["probabilities"]) < 0.6
         assert answer["text"] == f"{answer['digit']}{'?' * unsure}"
         if unsure:
             break
-        one, seven = (x, seven) if answer["digit"] == 1 else (one, x)
     page.route("**/read", lambda route: route.fulfill(body=text))
     draw(page, STROKES["1"])
     expect(page.locator("#answer")).to_have_text(f"{answer['digit']}?")
@@ -256,8 +274,8 @@ def test_doubt(address, page):
 
 
 # Teaching
-def test_one_lesson(folder, browser):
-    process, address = start(REPO / "draw.py", "data/mnist_cnn.pt", folder)
+def test_one_lesson(serve, folder, browser):
+    process, address = serve(REPO / "draw.py", "data/mnist_cnn.pt", folder)
     weights = (folder / "data/mnist_cnn.pt").read_bytes()
     texts = []
     for stroke in UPSTROKED:
@@ -291,7 +309,7 @@ def test_one_lesson(folder, browser):
     draw_anew(page, hard)
     expect(page.locator("#note")).to_contain_text("No connection")
     port = address.rpartition(":")[2]
-    process, _ = start(REPO / "draw.py", "data/mnist_cnn.pt", folder, port)
+    serve(REPO / "draw.py", "data/mnist_cnn.pt", folder, port)
     expect(answer).to_have_text("1")
     page.reload()
     expect(count).to_have_text("1")
@@ -303,7 +321,6 @@ def test_one_lesson(folder, browser):
     expect(answer).to_have_text(before)
     assert files_below(folder / "data") == {"mnist_cnn.pt"}
     assert (folder / "data/mnist_cnn.pt").read_bytes() == weights
-    stop(process)
 
 
 def test_keys_and_a_corrected_slip(page):
@@ -340,8 +357,8 @@ def test_lessons_at_once(address):
         assert json.loads(post(address, body=body)[1])["digit"] == 1
 
 
-def test_no_digits_to_replay(trained, tmp_path, browser):
-    process, address = start(REPO / "draw.py", trained.weights, tmp_path)
+def test_no_digits_to_replay(serve, trained, tmp_path, browser):
+    _, address = serve(REPO / "draw.py", trained.weights, tmp_path)
     page = browser.new_page()
     page.goto(address)
     expect(page.locator("#note")).to_contain_text("no digits to replay in data/mnist")
@@ -350,17 +367,15 @@ def test_no_digits_to_replay(trained, tmp_path, browser):
     status, text = post(address, "/teach?digit=7", picture(STROKES["7"]))
     assert status == 400 and "no digits to replay" in text
     assert not list(tmp_path.iterdir())
-    stop(process)
 
 
-def test_what_cannot_be_written_is_not_learned(folder):
+def test_what_cannot_be_written_is_not_learned(serve, folder):
     (folder / "data/taught.pt").mkdir()
-    process, address = start(REPO / "draw.py", "data/mnist_cnn.pt", folder)
+    _, address = serve(REPO / "draw.py", "data/mnist_cnn.pt", folder)
     status, text = post(address, "/teach?digit=7", picture(STROKES["1"]))
     assert status == 500 and "taught.pt" in text
     answer = json.loads(post(address, body=picture(STROKES["1"]))[1])
     assert answer["taught"] == 0 and answer["digit"] == 1
-    stop(process)
 
 
 # HTTP and the command line
@@ -409,12 +424,15 @@ def test_requests(address, status, request_):
         (["--weights", "none.pt"], "no weights in none.pt ("),
         (["--port", "{taken}"], "cannot listen on port {taken}"),
         (["--port", "70000"], "cannot listen on port 70000"),
-        (["--taught", "damaged.pt"], "no 28×28 digits in damaged"),
+        (["--taught", "damaged.pt"], "no 28×28 digits in damaged/"),
+        (["--taught", "data/sample.pt"], "data/sample/MNIST/raw holds other digits"),
     ],
 )
 def test_errors(folder, monkeypatch, arguments, words):
     monkeypatch.chdir(folder)
-    (folder / "damaged").mkdir()
+    raw = folder / "damaged/MNIST/raw"
+    raw.mkdir(parents=True)
+    (raw / "train-labels-idx1-ubyte").touch()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         taken = listener.getsockname()[1]
         arguments = [word.format(taken=taken) for word in arguments]
