@@ -16,8 +16,11 @@
 # %% Start
 """Draw a digit in the browser, see it read stroke by stroke, and teach the network.
 
-uv run draw.py                        opens http://127.0.0.1:8000, for this machine
-uv run train.py --also data/taught    learns for good what you taught
+    uv run draw.py                        opens http://127.0.0.1:8000, for this machine
+    uv run train.py --also data/taught    learns for good what you taught
+
+Click on the right digit or press its key: data/taught.pt gets the network that knows
+your drawing, data/taught all drawings so far. A later start goes on with them.
 """
 
 import argparse
@@ -315,7 +318,7 @@ drawing.onpointerdown = drawing.onpointermove = event => {
 };
 undo.onclick = () => { strokes.pop(); redraw(); };
 clear.onclick = () => { strokes = []; redraw(); };
-forget.onclick = () => confirm("Forget all that you taught?") && post("/forget");
+forget.onclick = () => confirm("Delete all that you taught?") && post("/forget");
 bars.onclick = ({target}) => {
   if (!target.value) return;  // between two bars
   learning = note.textContent = "Learning …";
@@ -406,7 +409,10 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(formatter_class=formatter)
     add = parser.add_argument
     add("--weights", default="data/mnist_cnn.pt", help="state_dict: a file or a URL")
-    add("--taught", type=Path, default="data/taught.pt", help="state_dict to write")
+    taught = (
+        "state_dict to write; the folder beside it keeps the drawings for next time"
+    )
+    add("--taught", type=Path, default="data/taught.pt", help=taught)
     add("--port", type=int, default=8000, help="on 127.0.0.1; 0 is any free one")
     add("--no-browser", action="store_true", help="only print the address")
     args = parser.parse_args(argv)
