@@ -158,8 +158,8 @@ def read(model: SimpleCNN, images: Tensor) -> dict:
 STEPS = 20
 LR = 0.03
 MOMENTUM = 0.5
-TAUGHT = 16  # drawings in a batch
-REPLAYED = 48  # other digits in a batch, so that they are not forgotten
+TAUGHT = 8  # drawings in a batch
+REPLAYED = 56  # other digits in a batch, so that they are not forgotten
 DISTORTION = 0.15  # scale and shear by up to 15 %, shift by up to 2 pixels
 REPLAY = Path("data/sample/MNIST/raw"), Path("data/mnist/MNIST/raw")
 FILES = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
