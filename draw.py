@@ -19,8 +19,8 @@
     uv run draw.py                        opens http://127.0.0.1:8000, for this machine
     uv run train.py --also data/taught    learns for good what you taught
 
-Click on the right digit or press its key: data/taught.pt gets the network that knows
-your drawing, data/taught all drawings so far. A later start goes on with them.
+Click on the right digit or press its key: data/taught.pt is a network that knows your
+drawings, which are in data/taught. A later start goes on with them.
 """
 
 import argparse
@@ -287,7 +287,7 @@ button {
 #bars button { display: flex; justify-content: space-between }
 #bars span { pointer-events: none }
 </style>
-<div><canvas id="drawing" width="560" height="560"></canvas>
+<div><canvas id="drawing" width="560" height="560" aria-label="Drawing"></canvas>
   <button id="undo" title="Ctrl-Z">Undo</button>
   <button id="clear" title="Escape">Clear</button>
   <button id="forget">Forget</button> Learned: <b id="count"></b></div>
@@ -305,8 +305,7 @@ function redraw() {
   changed = true;
 }
 drawing.onpointerdown = drawing.onpointermove = event => {
-  // not a second finger, another button, a raised pen
-  if (!event.isPrimary || event.buttons !== 1) return;
+  if (!event.isPrimary || event.buttons !== 1) return;  // a second finger, no press
   if (event.type === "pointerdown") {
     drawing.setPointerCapture(event.pointerId);  // a stroke may leave the drawing
     strokes.push(stroke = new Path2D());
@@ -410,10 +409,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(formatter_class=formatter)
     add = parser.add_argument
     add("--weights", default="data/mnist_cnn.pt", help="state_dict: a file or a URL")
-    taught = (
-        "state_dict to write; the folder beside it keeps the drawings for next time"
-    )
-    add("--taught", type=Path, default="data/taught.pt", help=taught)
+    keeps = "state_dict to write; the folder of that name keeps the drawings"
+    add("--taught", type=Path, default="data/taught.pt", help=keeps)
     add("--port", type=int, default=8000, help="on 127.0.0.1; 0 is any free one")
     add("--no-browser", action="store_true", help="only print the address")
     args = parser.parse_args(argv)
