@@ -1,6 +1,6 @@
 #!/usr/bin/env -S uv run --script
 # /// script
-# requires-python = ">=3.11"
+# requires-python = ">=3.11,<3.15"
 # dependencies = [
 #   "pillow==13.0.0",
 #   "starlette==1.10.0",
@@ -32,13 +32,15 @@ import re
 import socket
 import struct
 import sys
+import textwrap
 import threading
 import urllib.request
 import warnings
 import webbrowser
 from pathlib import Path
 
-warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # it is not needed
+if __name__ == "__main__":  # not where a notebook or a test imports this file
+    warnings.filterwarnings("ignore", "Failed to initialize NumPy")  # it is not needed
 import torch
 import torch.nn.functional as F
 import uvicorn
@@ -55,48 +57,69 @@ class Error(Exception):
 
 # %% Model
 class SimpleCNN(nn.Module):
-    """Two convolutions, two linear layers: (N, 1, 28, 28) float32 to (N, 10) logits."""
+    """Two convolutions and two linear layers, with 225,034 parameters.
+
+    It takes (N, 1, 28, 28) float32 from `normalize` and gives (N, 10) logits.
+    """
 
     def __init__(self):
         super().__init__()
         self.conv1 = nn.Conv2d(1, 32, 3)
         self.conv2 = nn.Conv2d(32, 64, 3)
-        self.fc1 = nn.Linear(1600, 128)
+        self.fc1 = nn.Linear(64 * 5 * 5, 128)
         self.fc2 = nn.Linear(128, 10)
 
     def forward(self, x: Tensor) -> Tensor:
-        # relu after pooling: the same, a quarter of the work
+        # relu comes after pooling: the same result from a quarter of the values.
         x = F.relu(F.max_pool2d(self.conv1(x), 2))
         x = F.relu(F.max_pool2d(self.conv2(x), 2))
-        return self.fc2(F.relu(self.fc1(x.flatten(1))))
+        x = F.relu(self.fc1(x.flatten(1)))
+        return self.fc2(x)
 
 
 def normalize(images: Tensor) -> Tensor:
-    """(N, 28, 28) uint8 to (N, 1, 28, 28) float32, by MNIST's mean and deviation."""
+    """Standardize (N, 28, 28) uint8 as MNIST's, to (N, 1, 28, 28) float32."""
     return (images.unsqueeze(1).float() / 255 - 0.1307) / 0.3081
 
 
 def load_weights(source: str) -> SimpleCNN:
-    """The network, in eval mode, with the state_dict in a file or at a URL.
+    """Return the network with the weights in a file or at a URL.
 
-    Raises Error where none fits.
+    A checkpoint may hold them beside other things, and wrappers may have put their
+    prefixes before the names. Raises Error.
     """
-    model = SimpleCNN()
-    file = source
+    file = os.path.expanduser(source)
     try:
         if "://" in source:
-            file = io.BytesIO(urllib.request.urlopen(source, timeout=10).read())
-        state = torch.load(file, map_location="cpu", weights_only=True)  # runs no code
-        model.load_state_dict(state)
+            with urllib.request.urlopen(source, timeout=10) as answer:
+                file = io.BytesIO(answer.read())
+        content = torch.load(file, "cpu", weights_only=True)
+        dicts = [x for x in [content, *content.values()] if isinstance(x, dict)]
+        [state] = [d for d in dicts if d and all(map(torch.is_tensor, d.values()))]
     except OSError as error:
         advice = "`uv run train.py` makes them"
         raise Error(f"no weights in {source} ({error}); {advice}") from None
-    except Exception as error:  # torch's own words would advise to run its code
-        reason = "no plain state_dict" if "weights_only" in str(error) else error
-        raise Error(f"{source} does not fit SimpleCNN: {reason}") from None
-    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
-        raise Error(f"the weights in {source} are not finite; train again")
-    return model.eval()
+    except Exception:  # torch's own message would advise to run a file's code
+        advice = "make it with torch.save(model.state_dict(), path)"
+        raise Error(f"{source} is damaged or not one state_dict; {advice}") from None
+    wrappers = r"^((_orig_mod|module|model|net)\.)+"
+    state = {re.sub(wrappers, "", str(name)): x for name, x in state.items()}
+    model = SimpleCNN()
+    found = {name: list(x.shape) for name, x in state.items()}
+    needed = {name: list(x.shape) for name, x in model.state_dict().items()}
+    misfits = [
+        f"{name} is {found.get(name)}, not {needed.get(name)}"
+        for name in needed | found
+        if found.get(name) != needed.get(name)
+    ]
+    if misfits:
+        listed = textwrap.shorten("; ".join(misfits), 80, placeholder=" …")
+        advice = "is SimpleCNN the same in train.py, predict.py, read.py, draw.py?"
+        raise Error(f"{source} does not fit: {listed}; {advice}")
+    if not all(x.isfinite().all() for x in state.values()):
+        raise Error(f"{source} is not finite; train again, with a smaller --lr")
+    model.load_state_dict(state)
+    return model.eval().to(memory_format=torch.channels_last)  # twice as fast
 
 
 # %% Drawing
@@ -246,7 +269,8 @@ class Pupil:
             labels = torch.cat([labels[others], torch.tensor([int(digit)]).byte()])
             model = learn(self.untaught, [images, labels], self.replay)
             plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-            torch.save(plain.state_dict(), weights := io.BytesIO())
+            weights = io.BytesIO()
+            torch.save(plain.state_dict(), weights)
             write(self.path, weights.getvalue())
             for name, x in zip(FILES, [images, labels], strict=True):
                 # the format: a magic number, the sizes, the bytes
@@ -407,10 +431,12 @@ def make_app(pupil: Pupil) -> Starlette:
 
 # %% Command line
 def main(argv: list[str] | None = None) -> None:
-    formatter = argparse.ArgumentDefaultsHelpFormatter
-    parser = argparse.ArgumentParser(formatter_class=formatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     add = parser.add_argument
-    add("--weights", default="data/mnist_cnn.pt", help="state_dict: a file or a URL")
+    add("--weights", default="data/mnist_cnn.pt", help="file or URL")
     keeps = "state_dict to write; the folder of that name keeps the drawings"
     add("--taught", type=Path, default="data/taught.pt", help=keeps)
     add("--port", type=int, default=8000, help="on 127.0.0.1; 0 is any free one")
@@ -436,7 +462,7 @@ def main(argv: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except Error as error:
+    except (Error, OSError) as error:
         sys.exit("error: " + " ".join(str(error).split()))
     except KeyboardInterrupt:
         sys.exit(130)
