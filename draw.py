@@ -239,8 +239,7 @@ class Pupil:
     """
 
     def __init__(self, model: SimpleCNN, path: Path):
-        # channels_last: half the time of a lesson
-        self.untaught = self.model = model.to(memory_format=torch.channels_last)
+        self.untaught = self.model = model
         self.path, self.raw = path, path.with_suffix("") / "MNIST/raw"
         self.lesson = threading.Lock()  # one at a time
         self.taught = [torch.empty(0, 28, 28).byte(), torch.empty(0).byte()]
