@@ -150,7 +150,7 @@ WEAK = 0.25  # of the level: weak ink is ink where it belongs to a sharp blob ..
 STRONG = 0.6  # ... and strong ink always
 STEP = 0.2  # of the level: a blob is sharp if much of it passes a threshold by so much
 SHARP = 0.25  # part of a sharp blob that does: shadows and grain barely pass
-CLEAR = 0.3  # part of all ink that is strong; less is blank paper
+FAINT = 0.07  # level times squared part of the ink that does: less is blank paper
 SMALLEST = 0.025  # of the picture's longer side: a digit's height
 GAP = 0.08  # heights: pieces above each other join across it, as in a broken stroke
 HALF = 0.55  # heights: smaller pieces join a digit, as a 5's flag ...
@@ -423,7 +423,8 @@ def look_closer(
     blobs.mass[outside] = 0
     pieces = join_pieces(blobs)
     mask = np.isin(blobs.labels, [i for digit in pieces for i in digit])
-    if not pieces or (ink[mask] > STRONG * level).mean() < CLEAR:
+    firm = (ink[mask] > (WEAK + STEP) * level).mean() if pieces else 0
+    if level * firm**2 < FAINT:
         raise Error("no ink found")
     all_boxes = [merge(blobs.boxes[digit]) for digit in pieces]
     images = []
