@@ -141,15 +141,12 @@ LOCAL = (
     1 / 3
 )  # of the picture is wider than a stroke: light and shadow, part of the paper
 NEAR = 0.7  # heights, the same for the close look
-BLUR = 0.05  # heights: less and grain breaks strokes, more and hairlines vanish
-DARKEST = (
-    38,
-    128,
-)  # of 255, as divisor of dark and of light ink's contrast: noise in the dark
+BLUR = 0.07  # heights: less and grain breaks strokes, more and hairlines vanish
+DARKEST = (38, 255)  # of 255, as divisor of dark and of light ink's contrast: noise in the dark
 WEAK = 0.25  # of the level: weak ink is ink where it belongs to a sharp blob ...
 STRONG = 0.6  # ... and strong ink always
 STEP = 0.2  # of the level: a blob is sharp if much of it passes a threshold by so much
-SHARP = 0.25  # part of a sharp blob that does: shadows and grain barely pass
+SHARP = 0.5  # part of a sharp blob that does: shadows and grain barely pass
 FAINT = 0.07  # level times squared part of the ink that does: less is blank paper
 SMALLEST = 0.025  # of the picture's longer side: a digit's height
 GAP = 0.08  # heights: pieces above each other join across it, as in a broken stroke
@@ -157,6 +154,10 @@ HALF = 0.55  # heights: smaller pieces join a digit, as a 5's flag ...
 REACH = 0.1  # heights: ... which they nearly touch
 LONE = 0.4  # heights: smaller ones are dots or dashes
 SPECK = 0.1  # heights: smaller ones are dirt
+T1 = .15
+T2 = .25
+T3 = 0
+TIMES = 1.8
 SLACK = 0.25  # heights: what the close look finds so far out is cut off by its edge
 OVERLAP = 0.35  # of the lower digit: so much beside each other is one line
 CENTRE = 14  # pixels: MNIST's centre of mass, counted from the first pixel's middle
@@ -268,13 +269,17 @@ def measure_ink(
 
 def find_strokes(ink: np.ndarray, level: float) -> np.ndarray:
     """(h, w) bool: strong ink and, where a blob is sharp, its weak ink (hysteresis)."""
-    weak = (ink > WEAK * level).astype(np.uint8)
-    count, labels = cv2.connectedComponents(weak)
-    area = np.bincount(labels.ravel(), minlength=count)
-    firm = np.bincount(labels[ink > (WEAK + STEP) * level], minlength=count)
-    sharp = firm > SHARP * area
-    sharp[0] = False
-    return sharp[labels] | (ink > STRONG * level)
+    mask = ink > STRONG * level
+    for t in (T1, T2, T3):
+        if t:
+            weak = (ink > t * level).astype(np.uint8)
+            count, labels = cv2.connectedComponents(weak)
+            area = np.bincount(labels.ravel(), minlength=count)
+            firm = np.bincount(labels[ink > TIMES * t * level], minlength=count)
+            sharp = firm > SHARP * area
+            sharp[0] = False
+            mask |= sharp[labels]
+    return mask
 
 
 def find_blobs(ink: np.ndarray, level: float, gap: float = 0) -> Blobs:
@@ -294,9 +299,13 @@ def find_blobs(ink: np.ndarray, level: float, gap: float = 0) -> Blobs:
     across = (w > 0.95 * columns) & (h < 0.12 * columns)  # ruled lines
     mass[across | ((h > 0.95 * rows) & (w < 0.12 * rows))] = 0
     for i in mass.argsort()[-4:]:  # a frame or a form's box has other ink inside
-        inside = (left > left[i]) & (top > top[i])
+        inside = (left > left[i]) & (top > top[i]) & (mass > 0.1 * mass[i])
         inside &= (right < right[i]) & (bottom < bottom[i])
-        mass[i] *= (mass[inside] <= 0.1 * mass[i]).all()
+        if inside.any():
+            paper = np.pad(labels[top[i]:bottom[i], left[i]:right[i]] != i, 1, constant_values=True)
+            _, paper = cv2.connectedComponents(paper.astype(np.uint8), connectivity=4)
+            if np.isin(labels[top[i]:bottom[i], left[i]:right[i]][paper[1:-1, 1:-1] > 1], np.flatnonzero(inside)).any():
+                mass[i] = 0
     height = weighted_median(np.maximum(h, w / 2), mass * h)
     boxes = np.stack([left, top, right, bottom], 1)
     return Blobs(labels, boxes, mass, height)
