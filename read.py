@@ -147,7 +147,7 @@ WEAK = 0.25  # of the level: weak ink is ink where it belongs to a sharp blob ..
 STRONG = 0.6  # ... and strong ink always
 STEP = 0.2  # of the level: a blob is sharp if much of it passes a threshold by so much
 SHARP = 0.5  # part of a sharp blob that does: shadows and grain barely pass
-FAINT = 0.07  # level times squared part of the ink that does: less is blank paper
+FAINT = 0.065  # level times squared part of the ink that does: less is blank paper
 SMALLEST = 0.025  # of the picture's longer side: a digit's height
 GAP = 0.08  # heights: pieces above each other join across it, as in a broken stroke
 HALF = 0.55  # heights: smaller pieces join a digit, as a 5's flag ...
@@ -156,7 +156,8 @@ LONE = 0.4  # heights: smaller ones are dots or dashes
 SPECK = 0.1  # heights: smaller ones are dirt
 T1 = .15
 T2 = .25
-T3 = 0
+THICK = .15
+SOLID = .3
 TIMES = 1.8
 SLACK = 0.25  # heights: what the close look finds so far out is cut off by its edge
 OVERLAP = 0.35  # of the lower digit: so much beside each other is one line
@@ -270,15 +271,18 @@ def measure_ink(
 def find_strokes(ink: np.ndarray, level: float) -> np.ndarray:
     """(h, w) bool: strong ink and, where a blob is sharp, its weak ink (hysteresis)."""
     mask = ink > STRONG * level
-    for t in (T1, T2, T3):
-        if t:
-            weak = (ink > t * level).astype(np.uint8)
-            count, labels = cv2.connectedComponents(weak)
-            area = np.bincount(labels.ravel(), minlength=count)
-            firm = np.bincount(labels[ink > TIMES * t * level], minlength=count)
-            sharp = firm > SHARP * area
-            sharp[0] = False
-            mask |= sharp[labels]
+    for t in (T1, T2):
+        weak = (ink > t * level).astype(np.uint8)
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(weak)
+        area = stats[:, 4]
+        firm = np.bincount(labels[ink > TIMES * t * level], minlength=count)
+        solid = np.bincount(labels[ink > STRONG * level], minlength=count)
+        depth = cv2.distanceTransform(weak, cv2.DIST_L2, 3)
+        longer = stats[:, 2:4].max(1)
+        thick = np.bincount(labels[depth > THICK * longer[labels]], minlength=count) > 0
+        sharp = (firm > SHARP * area) & (~thick | (solid > SOLID * area))
+        sharp[0] = False
+        mask |= sharp[labels]
     return mask
 
 
@@ -432,8 +436,8 @@ def look_closer(
     blobs.mass[outside] = 0
     pieces = join_pieces(blobs)
     mask = np.isin(blobs.labels, [i for digit in pieces for i in digit])
-    firm = (ink[mask] > (WEAK + STEP) * level).mean() if pieces else 0
-    if level * firm**2 < FAINT:
+    firm = (ink > (WEAK + STEP) * level).sum() / (ink > WEAK * level).sum()
+    if not pieces or level * firm**2 < FAINT:
         raise Error("no ink found")
     all_boxes = [merge(blobs.boxes[digit]) for digit in pieces]
     images = []
