@@ -91,10 +91,15 @@ def predict():
 
 
 @pytest.fixture(scope="session")
+def read():
+    return import_script("read")
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A training on the sample by a user without a network: its `folder`, `weights`, `stdout`, `stderr`."""
     folder = tmp_path_factory.mktemp("trained")
-    for script in ("train.py", "predict.py"):  # uv needs the network once, to build their environments
+    for script in ("train.py", "predict.py", "read.py"):  # uv needs the network once, to build their environments
         assert run("uv", "sync", "--script", REPO / script, cwd=folder, timeout=900).returncode == 0
     (folder / "data").mkdir()
     (folder / "data/sample").symlink_to(SAMPLE)
