@@ -37,7 +37,7 @@ def drawn(train, label: int, seed: int = 0) -> torch.Tensor:
 
 
 def stem_column(images: torch.Tensor) -> torch.Tensor:
-    """Where the stem is now: the middle of its three columns, full in 17 rows or more."""
+    """Where the stem is now: the middle of its three columns of 17 rows or more."""
     is_full = (images > 127).sum(1) >= 17
     return is_full.float().argmax(1) + 1
 

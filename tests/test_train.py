@@ -105,10 +105,12 @@ def test_distort(train):
     along = (middle[:, :, :, 1] - middle[:, :, :, 0]).mean(2)
     down = (middle[:, :, 1] - middle[:, :, 0]).mean(2)
     slopes = torch.stack([along, down], 2) - torch.eye(2)
-    limits = torch.tensor([[train.SCALE, train.SLANT], [train.TILT, train.SCALE]])
+    widest = train.SCALE + train.WIDEN
+    limits = torch.tensor([[widest, train.SLANT], [train.TILT, train.SCALE]])
     largest = slopes.abs().amax(0)
     assert (0.95 * limits < largest).all() and (largest < limits + 1e-4).all()
-    assert (slopes.mean(0).abs() < 0.15 * limits).all()
+    mean = torch.tensor([[-train.WIDEN / 2, 0], [0, 0]])  # wider, never narrower
+    assert ((slopes.mean(0) - mean).abs() < 0.15 * limits).all()
     assert 0.95 * train.SHIFT < shifts.abs().max() < train.SHIFT + 1e-4
     assert len(shifts.unique(dim=0)) == 500
 
