@@ -468,7 +468,7 @@ def open_picture(picture) -> Image.Image:
         known_suffixes()
         return Image.open(picture)
     pixels = np.asarray(picture)
-    if not pixels.size or pixels.shape[2:] not in [(), (3,), (4,)]:
+    if not pixels.size or pixels.shape[2:] not in [(), (3,), (4,)] or pixels.ndim < 2:
         raise Error(f"shape {pixels.shape} is not (h, w), (h, w, 3) or (h, w, 4)")
     return Image.fromarray(to_bytes(pixels))
 
