@@ -162,6 +162,7 @@ BLANK = 0.065  # of level and sharpness; more refuses pencil, less reads blank p
 SMALLEST = 0.025  # of the longer side: a digit's height; below is grain
 GAP = 0.08  # heights from a piece to one below it: a broken stroke
 FLAG = 0.55, 0.1  # heights of a piece that joins a digit so near: a 5's flag
+RULE = 1.3  # heights of straight ink that is a ruled line; without, paper is read
 LONE = 0.4  # heights of a digit; smaller pieces are dots and dashes
 OUTSIDE = 0.25  # heights from the first look's digits: cut off by the edge
 OVERLAP = 0.35  # of the lower digit, beside the line's last one; less joins lines
@@ -251,6 +252,16 @@ def measure_ink(grey: np.ndarray, light: bool, wide: float, room: float) -> np.n
     return cv2.absdiff(paper, grey) / divisor.astype(np.float32)
 
 
+def erase_lines(ink: np.ndarray, length: int) -> np.ndarray:
+    """Take away the ink of lines straight across or down, as on ruled paper."""
+    whole = (255 * ink).astype(np.uint8)
+    for shape in ((1, length), (length, 1)):
+        how = cv2.MORPH_OPEN, np.ones(shape, np.uint8)
+        lines = cv2.morphologyEx(whole, *how, None, None, 1, cv2.BORDER_CONSTANT, 0)
+        ink = (ink - lines / np.float32(255)).clip(0)
+    return ink
+
+
 def find_strokes(ink: np.ndarray, level: float) -> np.ndarray:
     """(h, w) bool: strong ink and, where a blob is sharp and no shadow, weak ink."""
     strong = ink > STRONG * level
@@ -284,7 +295,9 @@ def find_blobs(ink: np.ndarray, level: float, height: float = 0) -> Blobs:
     mass = np.bincount(labels.ravel(), (ink - STRONG * level).clip(0).ravel(), n)
     mass[0] = 0
     boxes = stats[:, :4]
-    sizes = np.maximum(boxes[:, 3], boxes[:, 2] / 2)
+    w, h = boxes[:, 2:].T
+    sizes = np.maximum(h, w / 2)
+    mass[(w > 0.95 * ink.shape[1]) & (h < 0.12 * w)] = 0  # a ruled line
     boxes[:, 2:] += boxes[:, :2]
     for i in mass.argsort()[-4:]:  # what has other ink in a hole is a frame
         left, top, right, bottom = boxes[i]
@@ -386,6 +399,7 @@ def look_closer(grey: np.ndarray, light: bool, boxes: np.ndarray, height: float)
     boxes = (boxes - np.tile(start, 2)) * scale
     near = cv2.blur(resize(near, scale), [round(BLUR * height) | 1] * 2)
     ink = measure_ink(near, light, PAPER[1] * height, 0.1 * height)
+    ink = erase_lines(ink, int(RULE * height))
     soft, corners = cv2.blur(ink, (3, 3)), boxes.astype(int)
     level = np.median([soft[y : v + 1, x : u + 1].max() for x, y, u, v in corners])
     blobs = find_blobs(ink, level, height)
@@ -394,7 +408,8 @@ def look_closer(grey: np.ndarray, light: bool, boxes: np.ndarray, height: float)
     outside |= middle > boxes[:, 2:].max(0) + OUTSIDE * height
     blobs.sizes[outside.any(1)] = 0
     sharp = (ink > 0.45 * level).sum() / max(1, (ink > 0.25 * level).sum())
-    if not blobs.sizes.any() or level * sharp**2 < BLANK:
+    full = (blobs.labels > 0).mean()
+    if not blobs.sizes.any() or full > 0.7 or level * sharp**2 < BLANK:
         raise Error("no ink found")
     images, found = [], []
     for digit in join_pieces(blobs):
