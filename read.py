@@ -142,30 +142,29 @@ def load_weights(source: str) -> SimpleCNN:
 
 
 # %% Handwriting: from a picture to digits that look like MNIST's
-# Ink is the contrast with the paper, its level that of the digits, and heights are
-# theirs. A first look finds where they are, a close look their strokes.
+# Ink is contrast with the paper, its level that of the digits, heights are theirs.
+# A first look finds where they are, a close look their strokes.
 OVERVIEW = 192  # pixels of the longer side, to judge the whole picture
-FIRST = 400  # pixels of the first look's; at 192 the digits of long rows melt
+FIRST = 400  # pixels of the first look: at 192 long rows melt
 CLOSE = 100  # pixels of a digit's height in the close look
-LARGEST = 1600  # pixels of the longer side of all: bounds time and memory
-FRAME = 0.3  # of the picture's range: the contrast of a frame with the page
-PAPER = 1 / 3, 0.7  # of the picture, heights: what is wider is paper, light, shadow
-BLUR = 0.07  # heights: less, and grain breaks strokes; more, and hairlines melt
-DARKEST = 38, 255  # least divisor of the contrast of dark and light ink: noise
-WEAK = 0.15, 0.25  # of the level: ink in sharp blobs; without, faint strokes break
-STRONG = 0.6  # of the level: ink everywhere
-SHARP = 1.8  # times the threshold: reached by half of a sharp blob, not by grain
-THICK = 0.15  # of a blob's length, as depth: a shadow, if strong ink is rare in it
-EDGE = 0.45  # of the ink within BESIDE: the edge of a stroke; less closes loops
-BESIDE = 0.15  # heights
-BLANK = 0.065  # of level and sharpness; more refuses pencil, less reads blank paper
-SMALLEST = 0.025  # of the longer side: a digit's height; below is grain
-GAP = 0.08  # heights from a piece to one below it: a broken stroke
-FLAG = 0.55, 0.1  # heights of a piece that joins a digit so near: a 5's flag
-RULE = 1.3  # heights of straight ink that is a ruled line; without, paper is read
-LONE = 0.4  # heights of a digit; smaller pieces are dots and dashes
-OUTSIDE = 0.25  # heights from the first look's digits: cut off by the edge
-OVERLAP = 0.35  # of the lower digit, beside the line's last one; less joins lines
+LARGEST = 1600  # pixels of the longer side: bounds time and memory
+FRAME = 0.3  # of the picture's range: contrast of a frame with the page
+PAPER = 1 / 3, 0.7  # of the picture, heights: wider is paper, light, shadow
+BLUR = 0.07  # heights: less, and grain breaks strokes; more, and they melt
+DARKEST = 38, 255  # least divisor for dark, light ink: else noise is ink
+RULE = 1.3  # heights of straight ink: without, ruled paper is read
+WEAK = 0.15, 0.25  # of the level: without, faint strokes break
+STRONG = 0.6  # of the level: without, a shadow swallows the digit
+SHARP = 1.8  # times the threshold, in half of a blob: without, grain is ink
+THICK = 0.15  # of a blob's length, as depth: shadows, if little is strong
+EDGE = 0.45, 0.15  # of the ink so many heights around: less closes loops
+BLANK = 0.065  # level × sharpness²: more refuses pencil, less reads paper
+SMALLEST = 0.025  # of the longer side: lower digits are grain
+GAP = 0.08  # heights down to a piece: a broken stroke
+FLAG = 0.55, 0.1  # heights of a piece that joins a digit so near
+LONE = 0.4  # heights: smaller pieces are dots and dashes
+OUTSIDE = 0.25  # heights off the first look's digits: cut by the edge
+OVERLAP = 0.35  # heights beside the last digit of its line
 STROKE = 2, 3.5  # pixels of 28: MNIST's stroke width
 CENTRE = 14  # pixels of 28: MNIST's mean centre of mass
 
@@ -290,7 +289,7 @@ def find_blobs(ink: np.ndarray, level: float, height: float = 0) -> Blobs:
     joined = cv2.morphologyEx(strokes.astype(np.uint8), cv2.MORPH_CLOSE, bridge)
     n, labels, stats, _ = cv2.connectedComponentsWithStats(joined)
     if height:
-        strokes &= ink >= EDGE * cv2.dilate(ink, square(BESIDE * height))
+        strokes &= ink >= EDGE[0] * cv2.dilate(ink, square(EDGE[1] * height))
     labels *= strokes
     mass = np.bincount(labels.ravel(), (ink - STRONG * level).clip(0).ravel(), n)
     mass[0] = 0
@@ -338,17 +337,15 @@ def group_lines(boxes: np.ndarray) -> list[list[int]]:
     x, y, w, height = boxes.T
     x, y, lines = x + w / 2, y + height / 2, []
     for i in x.argsort():
-        overlaps = [OVERLAP]
+        overlaps = []
         for line in lines:
-            before, last = line[-2:] if len(line) > 1 else line * 2
+            before, last = ([line[-1], *line])[-2:]
             slope = (y[last] - y[before]) / max(x[last] - x[before], 1)
             move = np.clip(slope, -1, 1) * min(x[i] - x[last], 2 * height[last])
-            apart = abs(y[i] - y[last] - move)
-            common = (height[i] + height[last]) / 2 - apart
+            common = (height[i] + height[last]) / 2 - abs(y[i] - y[last] - move)
             overlaps.append(common / min(height[i], height[last]))
-        best = int(np.argmax(overlaps))
-        if best:
-            lines[best - 1].append(i)
+        if max(overlaps, default=0) > OVERLAP:
+            lines[np.argmax(overlaps)].append(i)
         else:
             lines.append([i])
     return sorted(lines, key=lambda line: y[line].mean())
@@ -447,7 +444,7 @@ def find_digits(pixels: np.ndarray) -> Digits:
 
 # %% Pictures
 def known_suffixes() -> set[str]:
-    """Of the formats that Pillow opens, HEIC of iPhones among them."""
+    """Of what Pillow opens, HEIC of iPhones too."""
     from pi_heif import register_heif_opener  # here: it changes Pillow for all
 
     register_heif_opener()
@@ -456,25 +453,29 @@ def known_suffixes() -> set[str]:
 
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Any numbers to uint8, others than uint8 from their least to their largest."""
+    """Any numbers to uint8: uint8 as it is, others from least to largest."""
     if values.dtype == np.uint8:
         return values
     values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
     return cv2.normalize(values, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
 
 
-def decode(picture) -> tuple[np.ndarray, float]:
-    """A path, file, PIL image or array to (h, w, 3) uint8, upright; and its reduction.
-
-    It is at most 1600 pixels wide and high. Raises Pillow's errors.
-    """
+def open_picture(picture) -> Image.Image:
+    """A path, file, PIL image or array as a PIL image."""
+    if isinstance(picture, Image.Image):
+        return picture
     if isinstance(picture, (str, os.PathLike, io.IOBase)):
         known_suffixes()
-        image = Image.open(picture)
-    elif isinstance(picture, Image.Image):
-        image = picture
-    else:
-        image = Image.fromarray(to_bytes(np.asarray(picture)))
+        return Image.open(picture)
+    values = np.asarray(picture)
+    colours = values.shape[2:] if values.ndim > 1 else None
+    if not values.size or colours not in [(), (3,), (4,)]:
+        raise Error(f"shape {values.shape} is not (h, w), (h, w, 3) or (h, w, 4)")
+    return Image.fromarray(to_bytes(values))
+
+
+def decode(image: Image.Image) -> tuple[np.ndarray, float]:
+    """(h, w, 3) uint8, upright, at most 1600×1600; and how much it was reduced."""
     longer = max(image.size)
     image.draft("RGB", (LARGEST, LARGEST))  # decodes large JPEGs at a fraction
     image = ImageOps.exif_transpose(image)
@@ -490,37 +491,30 @@ def decode(picture) -> tuple[np.ndarray, float]:
     return np.asarray(image.convert("RGB")), longer / max(image.size)
 
 
-def prepare(picture) -> Digits:
-    """The digits of a path, file, PIL image or array; raises Error if none."""
+def prepare(picture) -> Digits | str:
+    """The digits of a picture, "-" for stdin, or why there are none."""
     try:
-        pixels, reduction = decode(picture)
+        stdin = isinstance(picture, str) and picture == "-"
+        source = io.BytesIO(sys.stdin.buffer.read()) if stdin else picture
+        pixels, reduction = decode(open_picture(source))
         digits = find_digits(pixels)
+        return digits._replace(boxes=digits.boxes * reduction)
     except UnidentifiedImageError:
-        raise Error("not an image, or a damaged one") from None
+        return "not an image, or a damaged one"
     except Exception as error:  # a damaged file makes Pillow raise almost anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise Error(" ".join(reason.split())) from None
-    return digits._replace(boxes=digits.boxes * reduction)
+        return " ".join(reason.split())
 
 
-def prepare_file(file: str) -> tuple[str, Digits | Error]:
-    try:
-        stdin = file == "-"
-        return file, prepare(io.BytesIO(sys.stdin.buffer.read()) if stdin else file)
-    except Error as error:
-        return file, error
-
-
-def prepare_files(files: Iterable[str]) -> Iterator[list[tuple[str, Digits | Error]]]:
-    """Each file's digits or fault, by 100: so many are in memory."""
-    files = iter(files)
+def prepare_all(pictures: Iterable) -> Iterator[list[tuple[object, Digits | str]]]:
+    """Each picture and what `prepare` says, by 100: so many are in memory."""
+    pictures = iter(pictures)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        while batch := list(islice(files, 100)):
-            yield list(pool.map(prepare_file, batch))
+        while batch := list(islice(pictures, 100)):
+            yield list(zip(batch, pool.map(prepare, batch), strict=True))
 
 
-def describe(file: str, digits: Digits, probabilities: Tensor) -> dict:
-    """A picture's part of --json."""
+def describe(digits: Digits, probabilities: Tensor) -> dict:
     lines, entries = [""] * (digits.lines[-1] + 1), []
     found = digits.lines, digits.boxes, probabilities.tolist()
     for line, box, p in zip(*found, strict=True):
@@ -529,49 +523,45 @@ def describe(file: str, digits: Digits, probabilities: Tensor) -> dict:
         entry = {"line": line, "digit": digit, "probability": p[digit]}
         entry |= {"unsure": p[digit] < UNSURE, "probabilities": p}
         entries.append(entry | {"box": np.round(box).astype(int).tolist()})
-    return {
-        "file": file,
-        "lines": lines,
-        "probability": float(probabilities.amax(1).prod()),
-        "unsure": any(entry["unsure"] for entry in entries),
-        "digits": entries,
-    }
+    unsure = any(entry["unsure"] for entry in entries)
+    probability = float(probabilities.amax(1).prod())
+    answer = {"lines": lines, "probability": probability, "unsure": unsure}
+    return answer | {"digits": entries}
 
 
-def read_files(model: SimpleCNN, files: Iterable[str]) -> Iterator[tuple]:
-    """For each file what --json prints of it, and its (n, 28, 28) uint8 digits."""
-    for batch in prepare_files(files):
+def read_all(model: SimpleCNN, pictures: Iterable) -> Iterator[tuple]:
+    """For each picture what --json prints of it, and its (n, 28, 28) uint8 digits."""
+    for batch in prepare_all(pictures):
         good = [found for _, found in batch if isinstance(found, Digits)]
-        images = [torch.from_numpy(found.images) for found in good]
-        images = torch.cat([torch.empty(0, 28, 28, dtype=torch.uint8), *images])
-        answers = classify(model, images).softmax(1)
+        images = [torch.empty(0, 28, 28, dtype=torch.uint8)]
+        images += [torch.from_numpy(found.images) for found in good]
+        answers = classify(model, torch.cat(images)).softmax(1)
         answers = iter(answers.split([len(found.lines) for found in good]))
-        for file, found in batch:
-            if isinstance(found, Error):
-                yield {"file": file, "error": str(found)}, None
+        for picture, found in batch:
+            name = isinstance(picture, (str, os.PathLike))
+            file = {"file": str(picture) if name else ""}
+            if isinstance(found, str):
+                yield file | {"error": found}, None
             else:
-                yield describe(file, found, next(answers)), found.images
+                yield file | describe(found, next(answers)), found.images
 
 
 def read_picture(model: SimpleCNN, picture) -> dict:
     """What a path, PIL image or array (h, w), (h, w, 3) or (h, w, 4) says.
 
-    That is "lines", a string of digits for each line of writing; "probability" of all;
-    "unsure"; and "digits", each with "line", "digit", "probability", "unsure", ten
+    "lines" has a string of digits for each line of writing, "probability" is that of
+    all, and "digits" has each digit's "line", "digit", "probability", ten
     "probabilities" and "box": x, y, width, height in pixels of the upright picture.
-    Raises Error if there is nothing to read.
+    "unsure" marks what is doubtful. Raises Error if there is nothing to read.
     """
-    digits = prepare(picture)
-    probabilities = classify(model, torch.from_numpy(digits.images)).softmax(1)
-    file = str(picture) if isinstance(picture, (str, os.PathLike)) else ""
-    return describe(file, digits, probabilities)
+    [(answer, _)] = read_all(model, [picture])
+    if "error" in answer:
+        raise Error(answer["error"])
+    return answer
 
 
 def find_files(paths: list[str], passed_over: Counter) -> Iterator[str]:
-    """The files in `paths`, and the pictures in folders, in order of name.
-
-    Counts other files by suffix.
-    """
+    """The files in `paths`, and folders' pictures by name; counts other suffixes."""
     known = known_suffixes()
     for path in paths:
         if not os.path.isdir(path):
@@ -585,7 +575,7 @@ def find_files(paths: list[str], passed_over: Counter) -> Iterator[str]:
 
 # %% Own pictures for train.py
 def find_labelled(paths: list[str]) -> dict[str, int]:
-    """The pictures in folders named 0 to 9, and their labels; raises Error."""
+    """The pictures in folders 0 to 9 below `paths`, and their labels; raises Error."""
     labels = {}
     for folder in sorted(child for path in paths for child in Path(path).iterdir()):
         if folder.is_dir() and folder.name not in [*"0123456789"]:
@@ -596,35 +586,39 @@ def find_labelled(paths: list[str]) -> dict[str, int]:
     return labels
 
 
-def write_mnist(target: Path, labels: dict[str, int]) -> Iterator[str]:
-    """Write digits in MNIST's layout, every fifth of a kind to the test files.
+def write_mnist(target: Path, paths: list[str]) -> Iterator[str]:
+    """Write the labelled pictures in MNIST's layout, every fifth of a digit for tests.
 
-    Yields what was left out, and why. Raises Error.
+    Yields what was left out. Raises Error.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Error(f"{target} exists and is not empty; name a new folder")
-    split, seen = {"train": [], "t10k": []}, Counter()
-    for batch in prepare_files(tqdm(labels, unit=" images", disable=None)):
+    labels = find_labelled(paths)
+    kept = []
+    for batch in prepare_all(tqdm(labels, unit=" images", disable=None)):
         for file, found in batch:
-            if isinstance(found, Error) or len(found.lines) > 1:
-                several = isinstance(found, Digits) and f"{len(found.lines)} digits"
-                yield f"{file}: {several or found}"
-                continue
-            label = labels[file]
-            seen[label] += 1
-            name = "train" if seen[label] % 5 else "t10k"
-            split[name].append((found.images[0], label))
-    if not seen:
+            if isinstance(found, str):
+                yield f"{file}: {found}"
+            elif len(found.lines) > 1:
+                yield f"{file}: {len(found.lines)} digits"
+            else:
+                kept.append((labels[file], found.images[0]))
+    if not kept:
         raise Error("no picture of one digit in folders named 0 to 9")
-    (raw := target / "MNIST/raw").mkdir(parents=True)
-    for name, pairs in split.items():
-        images = np.array([x for x, _ in pairs], np.uint8).reshape(-1, 28, 28)
-        digits = np.array([x for _, x in pairs], np.uint8)
-        for kind, values in (("images", images), ("labels", digits)):
-            shape = np.array(values.shape, ">i4")
-            content = [bytes([0, 0, 8, values.ndim]), shape.tobytes(), values.tobytes()]
-            path = raw / f"{name}-{kind}-idx{values.ndim}-ubyte"
-            path.write_bytes(b"".join(content))
+    digits = np.array([digit for digit, _ in kept], np.uint8)
+    images = np.stack([image for _, image in kept])
+    count = [np.sum(digits[: i + 1] == digit) for i, digit in enumerate(digits)]
+    fifth = np.array(count) % 5 == 0
+    raw = target / "MNIST/raw"
+    raw.mkdir(parents=True)
+    for name, chosen in (("train", ~fifth), ("t10k", fifth)):
+        write_idx(raw / f"{name}-images-idx3-ubyte", images[chosen])
+        write_idx(raw / f"{name}-labels-idx1-ubyte", digits[chosen])
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    shape = np.array(values.shape, ">i4").tobytes()
+    path.write_bytes(bytes([0, 0, 8, values.ndim]) + shape + values.tobytes())
 
 
 # %% Command line
@@ -671,7 +665,7 @@ def report(model: SimpleCNN, args: argparse.Namespace) -> int:
     if args.csv:
         rows = csv.writer(sys.stdout, lineterminator="\n")
         rows.writerow(["file", "line", "number", "probability"])
-    readings = read_files(model, find_files(args.images, passed_over))
+    readings = read_all(model, find_files(args.images, passed_over))
     quiet = sys.stdout.isatty() or None
     for picture, images in tqdm(readings, unit=" images", disable=quiet):
         kind = "errors" if images is None else "images"
@@ -703,7 +697,7 @@ def plot(shown: list[tuple[dict, np.ndarray]], path: Path) -> None:
     axes = figure.subplots(len(shown), 2, squeeze=False)
     for (left, right), (picture, images) in zip(axes, shown, strict=True):
         if picture["file"] != "-":
-            pixels, reduction = decode(picture["file"])
+            pixels, reduction = decode(open_picture(picture["file"]))
             h, w = np.multiply(pixels.shape[:2], reduction)
             left.imshow(pixels, extent=(0, w, h, 0))
         name = os.path.basename(picture["file"])[-40:]
@@ -724,7 +718,7 @@ def plot(shown: list[tuple[dict, np.ndarray]], path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.to_mnist:
-        for words in write_mnist(args.to_mnist, find_labelled(args.images)):
+        for words in write_mnist(args.to_mnist, args.images):
             print(f"note: left out {words}", file=sys.stderr)
         return 0
     if args.plots:

@@ -400,7 +400,7 @@ def test_plots(trained, tmp_path):
 def test_memory_holds_a_hundred_pictures(folder, read, model):
     taken = []
     files = (taken.append(number) or str(folder / "4.png") for number in range(250))
-    results = read.read_files(model, files)
+    results = read.read_all(model, files)
     assert next(results)[0]["lines"] == [str(LABELS[4])] and len(taken) == 100
     assert len(list(results)) == 249
 
