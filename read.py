@@ -142,59 +142,48 @@ def load_weights(source: str) -> SimpleCNN:
 
 
 # %% Handwriting: from a picture to digits that look like MNIST's
-# A first look finds where the digits are and how tall; a close look, their strokes.
-# Ink is the contrast with the paper; its level, that of the digits; heights are theirs.
+# Ink is contrast with the paper, its level that of the digits, heights are theirs.
+# A first look finds where they are, a close look their strokes.
 OVERVIEW = 192  # pixels of the longer side, to judge the whole picture
-FIRST = 400  # pixels of the first look's; at 192 the digits of a long row melt
+FIRST = 400  # pixels of the first look: at 192 long rows melt
 CLOSE = 100  # pixels of a digit's height in the close look
-WIDEST = 1600  # pixels of the close look's longer side: bounds time and memory
-FRAME = 0.3  # of the picture's range: the contrast of a frame around the page
-FIRST_PAPER = 1 / 3  # of the longer side: what is wider is paper, light or shadow
-CLOSE_PAPER = 0.7  # heights, the same; in wider windows shadows become ink
-BLUR = 0.07  # heights: less breaks strokes by grain, more melts hairlines
-DARKEST = 38, 255  # least divisor of the contrast of dark and light ink: noise
-FAINTEST = 0.04  # least level: below is the noise of paper
-WEAK = 0.15, 0.25  # of the level: ink where a blob is sharp; finds faint strokes
-STRONG = 0.6  # of the level: ink in any case
-SHARPER = 1.8  # thresholds: what a sharp blob's ink exceeds; grain does not ...
-SHARP = 0.5  # ... in this part of it
-THICK = 0.15  # of a blob's longer side, as depth: a shadow, unless it has ...
-SOLID = 0.3  # ... this part of strong ink
-EDGE = 0.45  # of the ink beside it: less is outside; lower closes small loops
-BESIDE = 0.15  # heights across the window that "beside" means
-BLANK = 0.065  # of level times squared part of ink over 0.45: lower is blank paper
-SMALLEST = 0.025  # of the longer side: a digit's height
-GAP = 0.08  # heights between pieces above each other, as of a broken stroke
-HALF = 0.55  # heights of a piece that joins a digit, as a 5's flag ...
-REACH = 0.1  # heights: ... which it nearly touches
-LONE = 0.4  # heights of a piece that is a digit; smaller ones are dots and dashes
-DIRT = 0.1  # heights of a piece that is nothing
-OUTSIDE = 0.25  # heights beyond the first look's digits: cut off by the edge
-OVERLAP = 0.35  # of the lower digit, beside the last one: the same line
+LARGEST = 1600  # pixels of the longer side: bounds time and memory
+FRAME = 0.3  # of the picture's range: contrast of a frame with the page
+PAPER = 1 / 3, 0.7  # of the picture, heights: wider is paper, light, shadow
+BLUR = 0.07  # heights: less, and grain breaks strokes; more, and they melt
+DARKEST = 38, 255  # least divisor for dark, light ink: else noise is ink
+RULE = 1.3  # heights of straight ink: without, ruled paper is read
+WEAK = 0.15, 0.25  # of the level: without, faint strokes break
+STRONG = 0.6  # of the level: without, a shadow swallows the digit
+SHARP = 1.8  # times the threshold, in half of a blob: without, grain is ink
+THICK = 0.15  # of a blob's length, as depth: shadows, if little is strong
+EDGE = 0.45, 0.15  # of the ink so many heights around: less closes loops
+BLANK = 0.065  # level × sharpness²: more refuses pencil, less reads paper
+SMALLEST = 0.025  # of the longer side: lower digits are grain
+GAP = 0.08  # heights down to a piece: a broken stroke
+FLAG = 0.55, 0.1  # heights of a piece that joins a digit so near
+LONE = 0.4  # heights: smaller pieces are dots and dashes
+OUTSIDE = 0.25  # heights off the first look's digits: cut by the edge
+OVERLAP = 0.35  # heights beside the last digit of its line
 STROKE = 2, 3.5  # pixels of 28: MNIST's stroke width
-CENTRE = 14  # pixels of 28: MNIST's centre of mass, measured: 14.0
+CENTRE = 14  # pixels of 28: MNIST's mean centre of mass
 
 
 class Digits(NamedTuple):
     """The digits of a picture in reading order."""
 
     images: np.ndarray  # (n, 28, 28) uint8, light on black
-    boxes: np.ndarray  # (n, 4): x, y, width, height in pixels of the picture
+    boxes: np.ndarray  # (n, 4) x, y, width, height in pixels of the picture
     lines: list[int]  # the line of writing of each, from 0
 
 
 class Blobs(NamedTuple):
-    """Connected ink. The first blob is the paper."""
+    """Connected ink; the first blob is the paper."""
 
-    labels: np.ndarray  # (h, w) int32: which blob
+    labels: np.ndarray  # (h, w) int32: the blob of each pixel
     boxes: np.ndarray  # (n, 4) int: left, top, right, bottom
-    mass: np.ndarray  # (n,) sum of strong ink, 0 for what is no digit
-    height: float  # of a digit, in pixels
-
-    def sizes(self) -> np.ndarray:
-        """(n,) heights, or half the width of a flat piece; 0 for what is no digit."""
-        left, top, right, bottom = self.boxes.T
-        return np.maximum(bottom - top, (right - left) / 2) * (self.mass > 0)
+    sizes: np.ndarray  # (n,) height or half the width; 0 for what is no digit
+    height: float  # of a digit: the median by mass
 
 
 def resize(pixels: np.ndarray, scale: float) -> np.ndarray:
@@ -208,64 +197,50 @@ def border(pixels: np.ndarray) -> np.ndarray:
 
 
 def square(side: float) -> np.ndarray:
-    """A window for morphology, of odd side."""
     return np.ones([int(side) | 1] * 2, np.uint8)
 
 
-def to_grey(pixels: np.ndarray) -> np.ndarray:
-    """(h, w, 3) uint8 to (h, w) uint8: a channel, where it shows clearly more."""
-    grey, deviation = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), pixels.std((0, 1))
-    if deviation.max() > 1.5 * grey.std():  # yellow ink, red on blue
-        grey = np.ascontiguousarray(pixels[..., deviation.argmax()])
-    return grey
-
-
 def is_mnist(grey: np.ndarray) -> bool:
-    """Is it light on black in at most 20 of 28 pixels, with its mass in the middle?"""
+    """Is it light on black in at most 20 of 28 pixels, its mass in the middle?"""
     if grey.shape != (28, 28) or border(grey).mean() >= 64 or np.ptp(grey) < 32:
         return False
     _, _, w, h = cv2.boundingRect((grey > 24).astype(np.uint8))
     m = cv2.moments(grey)
-    centre = np.array([m["m10"], m["m01"]]) / m["m00"]
-    return max(w, h) <= 20 and bool((abs(centre - CENTRE) < 1).all())
+    x, y = m["m10"] / m["m00"], m["m01"] / m["m00"]
+    return max(w, h) <= 20 and max(abs(x - CENTRE), abs(y - CENTRE)) < 1
 
 
-def paint_surroundings(grey: np.ndarray) -> np.ndarray:
-    """Paint a frame or table around the page like paper.
+def find_surroundings(grey: np.ndarray) -> np.ndarray:
+    """(h, w) uint8 mask of a frame or table around the page.
 
-    It covers most of the border, and what is left fills its rectangle; in a tightly
+    It covers most of the border, and what is left fills its rectangle: in a tightly
     cropped 0 that is 79 % (pi / 4).
     """
-    small = resize(grey, OVERVIEW / max(grey.shape))
-    paper = np.uint8(np.median(small))
-    unlike = cv2.absdiff(small, np.full_like(small, paper)) >= FRAME * np.ptp(small)
+    paper = np.full_like(grey, np.median(grey))
+    unlike = cv2.absdiff(grey, paper) >= FRAME * np.ptp(grey)
     padded = np.pad(unlike, 1, constant_values=True).astype(np.uint8)
     _, labels = cv2.connectedComponents(padded, connectivity=4)
     around = (labels[1:-1, 1:-1] == 1).astype(np.uint8)  # the padding joins it
     page = cv2.findNonZero(1 - around)
     if page is None or border(unlike).mean() <= 0.8:
-        return grey
+        return np.zeros_like(grey)
     _, (w, h), _ = cv2.minAreaRect(page)
-    if len(page) <= 0.88 * (w + 1) * (h + 1):
-        return grey
-    return np.where(cv2.resize(around, grey.shape[::-1]), paper, grey)
+    return around * (len(page) > 0.88 * (w + 1) * (h + 1))
 
 
 def is_light(grey: np.ndarray) -> bool:
     """Is the ink lighter than the paper? It is the rarer: the skewness tells."""
-    small = cv2.blur(resize(grey, OVERVIEW / max(grey.shape)), (3, 3))
-    detail = np.log(small.astype(np.float32) + 8)  # makes uneven light an offset
+    detail = np.log(grey.astype(np.float32) + 8)  # uneven light becomes an offset
     detail -= cv2.blur(detail, (65, 65), borderType=cv2.BORDER_REPLICATE)
     detail /= detail.std() + 1e-6
-    skewness = cv2.pow(np.pad(detail, 24, "edge"), 3).mean()  # its border is paper
+    skewness = cv2.pow(np.pad(detail, 24, "edge"), 3).mean()  # the border is paper
     return bool(skewness > 1.5 * border(detail).mean())
 
 
 def measure_ink(grey: np.ndarray, light: bool, wide: float, room: float) -> np.ndarray:
-    """(h, w) float32 contrast of each pixel with its paper, 0 to 1.
+    """(h, w) float32 contrast with the paper: the picture less what is not `wide`.
 
-    Paper is the picture less all that is narrower than `wide` pixels. Without room at
-    the border, fading light there looks like ink; with much, strokes look like paper.
+    Without room at the border, fading light there is ink; with much, strokes are paper.
     """
     h, w = grey.shape
     room = round(room)
@@ -276,40 +251,52 @@ def measure_ink(grey: np.ndarray, light: bool, wide: float, room: float) -> np.n
     return cv2.absdiff(paper, grey) / divisor.astype(np.float32)
 
 
-def find_strokes(ink: np.ndarray, level: float) -> np.ndarray:
-    """(h, w) bool: ink by hysteresis, each blob at the least threshold that suits it.
+def erase_lines(ink: np.ndarray, length: int) -> np.ndarray:
+    """Take away the ink of lines straight across or down, as on ruled paper."""
+    whole = (255 * ink).astype(np.uint8)
+    for shape in ((1, length), (length, 1)):
+        how = cv2.MORPH_OPEN, np.ones(shape, np.uint8)
+        lines = cv2.morphologyEx(whole, *how, None, None, 1, cv2.BORDER_CONSTANT, 0)
+        ink = (ink - lines / np.float32(255)).clip(0)
+    return ink
 
-    There it is sharp, and no shadow.
-    """
+
+def find_strokes(ink: np.ndarray, level: float) -> np.ndarray:
+    """(h, w) bool: strong ink and, where a blob is sharp and no shadow, weak ink."""
     strong = ink > STRONG * level
-    mask = strong.copy()
+    strokes = strong.copy()
     for threshold in WEAK:
         weak = (ink > threshold * level).astype(np.uint8)
         n, labels, stats, _ = cv2.connectedComponentsWithStats(weak)
-        area = stats[:, cv2.CC_STAT_AREA]
         depth = cv2.distanceTransform(weak, cv2.DIST_L2, 3)
-        deep = depth > THICK * stats[:, 2:4].max(1)[labels]
-        sharp = np.bincount(labels[ink > SHARPER * threshold * level], minlength=n)
-        solid = np.bincount(labels[strong], minlength=n) > SOLID * area
-        thick = np.bincount(labels[deep], minlength=n) > 0
-        good = (sharp > SHARP * area) & (solid | ~thick)
+        parts = [
+            ink > SHARP * threshold * level,
+            strong,
+            depth > THICK * stats[:, 2:4].max(1)[labels],
+        ]
+        area = stats[:, cv2.CC_STAT_AREA]
+        sharp, solid, deep = (np.bincount(labels[x], minlength=n) / area for x in parts)
+        good = (sharp > 0.5) & ((solid > 0.3) | (deep == 0))
         good[0] = False
-        mask |= good[labels]
-    return mask
+        strokes |= good[labels]
+    return strokes
 
 
 def find_blobs(ink: np.ndarray, level: float, height: float = 0) -> Blobs:
-    """Connected ink; with a height, what is broken is joined and edges are cut."""
-    mask = find_strokes(ink, level)
+    """Connected ink; with a height, broken strokes are joined and edges cut."""
+    strokes = find_strokes(ink, level)
     bridge = np.ones((int(GAP * height) + 1, 1), np.uint8)
-    joined = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, bridge)
+    joined = cv2.morphologyEx(strokes.astype(np.uint8), cv2.MORPH_CLOSE, bridge)
     n, labels, stats, _ = cv2.connectedComponentsWithStats(joined)
     if height:
-        mask &= ink >= EDGE * cv2.dilate(ink, square(BESIDE * height))
-    labels = labels * mask
+        strokes &= ink >= EDGE[0] * cv2.dilate(ink, square(EDGE[1] * height))
+    labels *= strokes
     mass = np.bincount(labels.ravel(), (ink - STRONG * level).clip(0).ravel(), n)
     mass[0] = 0
     boxes = stats[:, :4]
+    w, h = boxes[:, 2:].T
+    sizes = np.maximum(h, w / 2)
+    mass[(w > 0.95 * ink.shape[1]) & (h < 0.12 * w)] = 0  # a ruled line
     boxes[:, 2:] += boxes[:, :2]
     for i in mass.argsort()[-4:]:  # what has other ink in a hole is a frame
         left, top, right, bottom = boxes[i]
@@ -318,66 +305,60 @@ def find_blobs(ink: np.ndarray, level: float, height: float = 0) -> Blobs:
         _, paper = cv2.connectedComponents(other, connectivity=4)
         if mass[np.unique(inside[paper[1:-1, 1:-1] > 1])].sum() > 0.1 * mass[i]:
             mass[i] = 0
-    blobs = Blobs(labels, boxes, mass, 0)
-    size = blobs.sizes()
-    order = size.argsort()  # the median, weighted
-    total = (mass * size)[order].cumsum()
-    return blobs._replace(height=size[order][np.searchsorted(total, total[-1] / 2)])
+    sizes[mass == 0] = 0
+    order = sizes.argsort()
+    total = (mass * sizes)[order].cumsum()
+    middle = order[np.searchsorted(total, total[-1] / 2)]
+    return Blobs(labels, boxes, sizes, sizes[middle])
 
 
 def join_pieces(blobs: Blobs) -> list[list[int]]:
     """The blobs of each digit."""
-    size = blobs.sizes() / blobs.height
-    large = np.flatnonzero(size > HALF)
+    most, near = np.multiply(FLAG, blobs.height)
+    large = np.flatnonzero(blobs.sizes > most)
     digits = [[i] for i in large]
     starts, ends = blobs.boxes[:, :2], blobs.boxes[:, 2:]
-    for i in np.flatnonzero((size > DIRT) & (size <= HALF)):
+    for i in np.flatnonzero((blobs.sizes > 0) & (blobs.sizes <= most)):
         gaps = np.maximum(starts[i] - ends[large], starts[large] - ends[i]).clip(0)
         distance = np.hypot(*gaps.T)
-        if distance.min(initial=np.inf) < REACH * blobs.height:
+        if distance.min(initial=np.inf) < near:
             digits[distance.argmin()].append(i)
-        elif size[i] > LONE:
+        elif blobs.sizes[i] > LONE * blobs.height:
             digits.append([i])
     return digits
 
 
 def group_lines(boxes: np.ndarray) -> list[list[int]]:
-    """The (left, top, right, bottom) boxes of each line, in reading order.
+    """The boxes (x, y, width, height) of each line, in reading order.
 
-    From left to right a digit joins the line whose last one lies beside it, moved as
-    the line slopes: a slanting row stays one line.
+    From left to right a digit joins the line whose last one, moved as the line slopes,
+    lies beside it.
     """
-    x, y = (boxes[:, 0] + boxes[:, 2]) / 2, (boxes[:, 1] + boxes[:, 3]) / 2
-    height = boxes[:, 3] - boxes[:, 1]
-    lines = []
+    x, y, w, height = boxes.T
+    x, y, lines = x + w / 2, y + height / 2, []
     for i in x.argsort():
-        found, most = None, OVERLAP
+        overlaps = []
         for line in lines:
-            before, last = line[-2:] if len(line) > 1 else line * 2
+            before, last = ([line[-1], *line])[-2:]
             slope = (y[last] - y[before]) / max(x[last] - x[before], 1)
             move = np.clip(slope, -1, 1) * min(x[i] - x[last], 2 * height[last])
-            bottom = min(boxes[i, 3], boxes[last, 3] + move)
-            top = max(boxes[i, 1], boxes[last, 1] + move)
-            overlap = (bottom - top) / min(height[i], height[last])
-            if overlap > most:
-                found, most = line, overlap
-        if found:
-            found.append(i)
+            common = (height[i] + height[last]) / 2 - abs(y[i] - y[last] - move)
+            overlaps.append(common / min(height[i], height[last]))
+        if max(overlaps, default=0) > OVERLAP:
+            lines[np.argmax(overlaps)].append(i)
         else:
             lines.append([i])
     return sorted(lines, key=lambda line: y[line].mean())
 
 
 def fit(mask: np.ndarray) -> np.ndarray:
-    """(h, w) bool to (28, 28) uint8, with strokes of MNIST's width.
+    """(h, w) bool to (28, 28) uint8 with strokes of MNIST's width.
 
     As in MNIST (LeCun et al. 1998) the longer side has 20 pixels and the centre of mass
     is in the middle.
     """
-    x, y, w, h = cv2.boundingRect(mask.astype(np.uint8))
-    unit = max(w, h) / 20
-    room = int(2 * unit) + 2
-    digit = np.pad(mask[y : y + h, x : x + w], room).astype(np.uint8)
+    unit = max(mask.shape) / 20
+    digit = np.pad(mask, int(2 * unit) + 2).astype(np.uint8)
     depth = cv2.distanceTransform(digit, cv2.DIST_L2, 5)
     width = (4 * depth[digit > 0].mean() - 1) / unit  # four times the mean depth
     grow = max(unit * (np.clip(width, *STROKE) - width) / 2, -depth.max())
@@ -392,56 +373,53 @@ def fit(mask: np.ndarray) -> np.ndarray:
 
 
 def look(grey: np.ndarray, light: bool) -> tuple[np.ndarray, float]:
-    """The digits' (n, 4) boxes and height: left, top, right, bottom."""
+    """The digits' boxes (left, top, right, bottom) and height."""
     longer = max(grey.shape)
     scale = np.clip(longer, OVERVIEW, FIRST) / longer
     small = cv2.blur(resize(grey, scale), (3, 3))
     longer *= scale
-    ink = measure_ink(small, light, FIRST_PAPER * longer, longer / 6)
-    blobs = find_blobs(ink, max(FAINTEST, cv2.blur(ink, (3, 3)).max()))
+    ink = measure_ink(small, light, PAPER[0] * longer, longer / 6)
+    blobs = find_blobs(ink, cv2.blur(ink, (3, 3)).max())
     if blobs.height < SMALLEST * longer:
         raise Error("no ink found")
-    found = blobs.sizes() > LONE * blobs.height
-    return blobs.boxes[found] / scale, blobs.height / scale
+    boxes = blobs.boxes[blobs.sizes > LONE * blobs.height]
+    return boxes / scale, blobs.height / scale
 
 
-def look_closer(
-    grey: np.ndarray, light: bool, boxes: np.ndarray, height: float
-) -> Digits:
-    """The digits in the boxes of a first look, and beside them."""
-    start = np.maximum(boxes[:, :2].min(0) - 0.6 * height, 0).astype(int)
-    end = (boxes[:, 2:].max(0) + 0.6 * height).astype(int)
-    near = grey[start[1] : end[1] + 1, start[0] : end[0] + 1]
-    scale = min(CLOSE / height, WIDEST / max(near.shape))
+def look_closer(grey: np.ndarray, light: bool, boxes: np.ndarray, height: float):
+    """The Digits near the boxes of a first look."""
+    start = (boxes[:, :2].min(0) - 0.6 * height).clip(0).astype(int)
+    end = (boxes[:, 2:].max(0) + 0.6 * height).astype(int) + 1
+    near = grey[start[1] : end[1], start[0] : end[0]]
+    scale = min(CLOSE / height, LARGEST / max(near.shape))
     height *= scale
     boxes = (boxes - np.tile(start, 2)) * scale
     near = cv2.blur(resize(near, scale), [round(BLUR * height) | 1] * 2)
-    ink = measure_ink(near, light, CLOSE_PAPER * height, 0.1 * height)
-    soft = cv2.blur(ink, (3, 3))
-    corners = boxes.astype(int)
-    peaks = [soft[y : v + 1, x : u + 1].max() for x, y, u, v in corners]
-    level = max(FAINTEST, np.median(peaks))
+    ink = measure_ink(near, light, PAPER[1] * height, 0.1 * height)
+    ink = erase_lines(ink, int(RULE * height))
+    soft, corners = cv2.blur(ink, (3, 3)), boxes.astype(int)
+    level = np.median([soft[y : v + 1, x : u + 1].max() for x, y, u, v in corners])
     blobs = find_blobs(ink, level, height)
     middle = (blobs.boxes[:, :2] + blobs.boxes[:, 2:]) / 2
     outside = middle < boxes[:, :2].min(0) - OUTSIDE * height
     outside |= middle > boxes[:, 2:].max(0) + OUTSIDE * height
-    blobs.mass[outside.any(1)] = 0
+    blobs.sizes[outside.any(1)] = 0
     sharp = (ink > 0.45 * level).sum() / max(1, (ink > 0.25 * level).sum())
-    pieces = join_pieces(blobs)
-    if not pieces or level * sharp**2 < BLANK:
+    full = (blobs.labels > 0).mean()
+    if not blobs.sizes.any() or full > 0.7 or level * sharp**2 < BLANK:
         raise Error("no ink found")
     images, found = [], []
-    for digit in pieces:
-        left, top = blobs.boxes[digit, :2].min(0)
-        right, bottom = blobs.boxes[digit, 2:].max(0)
-        images.append(fit(np.isin(blobs.labels[top:bottom, left:right], digit)))
-        found.append([left, top, right, bottom])
-    found = np.array(found) / scale + np.tile(start, 2)
+    for digit in join_pieces(blobs):
+        mask = np.isin(blobs.labels, digit)
+        x, y, w, h = box = cv2.boundingRect(mask.astype(np.uint8))
+        images.append(fit(mask[y : y + h, x : x + w]))
+        found.append(box)
+    found = np.array(found) / scale
+    found[:, :2] += start
     lines = group_lines(found)
     order = np.concatenate(lines)
-    found[:, 2:] -= found[:, :2]
-    numbers = [number for number, line in enumerate(lines) for _ in line]
-    return Digits(np.stack(images)[order], found[order], numbers)
+    numbers = np.repeat(range(len(lines)), [len(line) for line in lines])
+    return Digits(np.stack(images)[order], found[order], numbers.tolist())
 
 
 def find_digits(pixels: np.ndarray) -> Digits:
@@ -449,32 +427,24 @@ def find_digits(pixels: np.ndarray) -> Digits:
 
     A 28×28 picture that is laid out like MNIST stays as it is.
     """
-    grey = to_grey(pixels)
+    grey, deviation = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), pixels.std((0, 1))
+    if deviation.max() > 1.5 * grey.std():  # yellow ink, or red on blue
+        grey = np.ascontiguousarray(pixels[..., deviation.argmax()])
     if is_mnist(grey):
         return Digits(grey[None], np.array([[0, 0, 28, 28]]), [0])
     small = cv2.blur(resize(grey, OVERVIEW / max(grey.shape)), (3, 3))
-    grey = cv2.convertScaleAbs(grey, alpha=255 / max(1, int(small.max())))
-    grey = paint_surroundings(grey)
-    light = is_light(grey)
+    brighter = 255 / max(1, int(small.max()))
+    small, grey = (cv2.convertScaleAbs(x, alpha=brighter) for x in (small, grey))
+    around, paper = find_surroundings(small), np.median(small)
+    small[around > 0] = paper
+    grey[cv2.resize(around, grey.shape[::-1]) > 0] = paper
+    light = is_light(small)
     return look_closer(grey, light, *look(grey, light))
 
 
 # %% Pictures
-def open_picture(picture) -> Image.Image:
-    """A path, file, PIL image or array as a PIL image; raises any error."""
-    if isinstance(picture, Image.Image):
-        return picture
-    if isinstance(picture, (str, os.PathLike, io.IOBase)):
-        known_suffixes()
-        return Image.open(picture)
-    pixels = np.asarray(picture)
-    if not pixels.size or pixels.shape[2:] not in [(), (3,), (4,)]:
-        raise Error(f"shape {pixels.shape} is not (h, w), (h, w, 3) or (h, w, 4)")
-    return Image.fromarray(to_bytes(pixels))
-
-
 def known_suffixes() -> set[str]:
-    """What Pillow opens, HEIC of iPhones among it."""
+    """Of what Pillow opens, HEIC of iPhones too."""
     from pi_heif import register_heif_opener  # here: it changes Pillow for all
 
     register_heif_opener()
@@ -483,16 +453,31 @@ def known_suffixes() -> set[str]:
 
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Any numbers to uint8, others than uint8 from their least to their largest."""
+    """Any numbers to uint8: uint8 as it is, others from least to largest."""
     if values.dtype == np.uint8:
         return values
     values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
     return cv2.normalize(values, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
 
 
-def decode(image: Image.Image) -> np.ndarray:
-    """Any picture to (h, w, 3) uint8, upright, at most 1600 pixels wide and high."""
-    image.draft("RGB", (1600, 1600))  # decodes a large JPEG at a fraction of its size
+def open_picture(picture) -> Image.Image:
+    """A path, file, PIL image or array as a PIL image."""
+    if isinstance(picture, Image.Image):
+        return picture
+    if isinstance(picture, (str, os.PathLike, io.IOBase)):
+        known_suffixes()
+        return Image.open(picture)
+    values = np.asarray(picture)
+    colours = values.shape[2:] if values.ndim > 1 else None
+    if not values.size or colours not in [(), (3,), (4,)]:
+        raise Error(f"shape {values.shape} is not (h, w), (h, w, 3) or (h, w, 4)")
+    return Image.fromarray(to_bytes(values))
+
+
+def decode(image: Image.Image) -> tuple[np.ndarray, float]:
+    """(h, w, 3) uint8, upright, at most 1600×1600; and how much it was reduced."""
+    longer = max(image.size)
+    image.draft("RGB", (LARGEST, LARGEST))  # decodes large JPEGs at a fraction
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # 16 or 32 bits, of whatever range
         image = Image.fromarray(to_bytes(np.asarray(image.convert("F"))))
@@ -502,44 +487,34 @@ def decode(image: Image.Image) -> np.ndarray:
             image = Image.alpha_composite(Image.new("RGBA", layer.size, paper), layer)
             if image.convert("L").getextrema()[0] <= 240:
                 break
-    image.thumbnail((1600, 1600))
-    return np.asarray(image.convert("RGB"))
+    image.thumbnail((LARGEST, LARGEST))
+    return np.asarray(image.convert("RGB")), longer / max(image.size)
 
 
-def prepare(picture) -> Digits:
-    """The digits of a path, file, PIL image or array; raises Error if none."""
+def prepare(picture) -> Digits | str:
+    """The digits of a picture, "-" for stdin, or why there are none."""
     try:
-        image = open_picture(picture)
-        longer = max(image.size)
-        pixels = decode(image)
+        stdin = isinstance(picture, str) and picture == "-"
+        source = io.BytesIO(sys.stdin.buffer.read()) if stdin else picture
+        pixels, reduction = decode(open_picture(source))
         digits = find_digits(pixels)
+        return digits._replace(boxes=digits.boxes * reduction)
     except UnidentifiedImageError:
-        raise Error("not an image, or a damaged one") from None
+        return "not an image, or a damaged one"
     except Exception as error:  # a damaged file makes Pillow raise almost anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise Error(" ".join(reason.split())) from None
-    return digits._replace(boxes=digits.boxes * (longer / max(pixels.shape)))
+        return " ".join(reason.split())
 
 
-def prepare_files(files: Iterable[str]) -> Iterator[list[tuple[str, Digits | Error]]]:
-    """Each file's digits or what is wrong, by 100: that is what memory holds."""
-
-    def find(file: str) -> tuple[str, Digits | Error]:
-        try:
-            return file, prepare(
-                io.BytesIO(sys.stdin.buffer.read()) if file == "-" else file
-            )
-        except Error as error:
-            return file, error
-
-    files = iter(files)
+def prepare_all(pictures: Iterable) -> Iterator[list[tuple[object, Digits | str]]]:
+    """Each picture and what `prepare` says, by 100: so many are in memory."""
+    pictures = iter(pictures)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        while batch := list(islice(files, 100)):
-            yield list(pool.map(find, batch))
+        while batch := list(islice(pictures, 100)):
+            yield list(zip(batch, pool.map(prepare, batch), strict=True))
 
 
-def describe(file: str, digits: Digits, probabilities: Tensor) -> dict:
-    """A picture's part of --json."""
+def describe(digits: Digits, probabilities: Tensor) -> dict:
     lines, entries = [""] * (digits.lines[-1] + 1), []
     found = digits.lines, digits.boxes, probabilities.tolist()
     for line, box, p in zip(*found, strict=True):
@@ -548,50 +523,45 @@ def describe(file: str, digits: Digits, probabilities: Tensor) -> dict:
         entry = {"line": line, "digit": digit, "probability": p[digit]}
         entry |= {"unsure": p[digit] < UNSURE, "probabilities": p}
         entries.append(entry | {"box": np.round(box).astype(int).tolist()})
-    return {
-        "file": file,
-        "lines": lines,
-        "probability": float(probabilities.amax(1).prod()),
-        "unsure": any(entry["unsure"] for entry in entries),
-        "digits": entries,
-    }
+    unsure = any(entry["unsure"] for entry in entries)
+    probability = float(probabilities.amax(1).prod())
+    answer = {"lines": lines, "probability": probability, "unsure": unsure}
+    return answer | {"digits": entries}
 
 
-def read_files(model: SimpleCNN, files: Iterable[str]) -> Iterator[tuple]:
-    """For each file what --json prints of it, and its (n, 28, 28) uint8 digits."""
-    for batch in prepare_files(files):
+def read_all(model: SimpleCNN, pictures: Iterable) -> Iterator[tuple]:
+    """For each picture what --json prints of it, and its (n, 28, 28) uint8 digits."""
+    for batch in prepare_all(pictures):
         good = [found for _, found in batch if isinstance(found, Digits)]
-        images = np.concatenate(
-            [np.empty((0, 28, 28), np.uint8), *(x.images for x in good)]
-        )
-        answers = classify(model, torch.from_numpy(images)).softmax(1)
+        images = [torch.empty(0, 28, 28, dtype=torch.uint8)]
+        images += [torch.from_numpy(found.images) for found in good]
+        answers = classify(model, torch.cat(images)).softmax(1)
         answers = iter(answers.split([len(found.lines) for found in good]))
-        for file, found in batch:
-            if isinstance(found, Error):
-                yield {"file": file, "error": str(found)}, None
+        for picture, found in batch:
+            name = isinstance(picture, (str, os.PathLike))
+            file = {"file": str(picture) if name else ""}
+            if isinstance(found, str):
+                yield file | {"error": found}, None
             else:
-                yield describe(file, found, next(answers)), found.images
+                yield file | describe(found, next(answers)), found.images
 
 
 def read_picture(model: SimpleCNN, picture) -> dict:
     """What a path, PIL image or array (h, w), (h, w, 3) or (h, w, 4) says.
 
-    That is "lines", a string of digits for each line of writing; "probability" of all;
-    "unsure"; and "digits", each with "line", "digit", "probability", "unsure", ten
+    "lines" has a string of digits for each line of writing, "probability" is that of
+    all, and "digits" has each digit's "line", "digit", "probability", ten
     "probabilities" and "box": x, y, width, height in pixels of the upright picture.
-    Raises Error if there is nothing to read.
+    "unsure" marks what is doubtful. Raises Error if there is nothing to read.
     """
-    digits = prepare(picture)
-    probabilities = classify(model, torch.from_numpy(digits.images)).softmax(1)
-    file = str(picture) if isinstance(picture, (str, os.PathLike)) else ""
-    return describe(file, digits, probabilities)
+    [(answer, _)] = read_all(model, [picture])
+    if "error" in answer:
+        raise Error(answer["error"])
+    return answer
 
 
 def find_files(paths: list[str], passed_over: Counter) -> Iterator[str]:
-    """The files in `paths` and the pictures in folders, in order of name.
-
-    Counts other files by suffix in `passed_over`.
-    """
+    """The files in `paths`, and folders' pictures by name; counts other suffixes."""
     known = known_suffixes()
     for path in paths:
         if not os.path.isdir(path):
@@ -605,50 +575,50 @@ def find_files(paths: list[str], passed_over: Counter) -> Iterator[str]:
 
 # %% Own pictures for train.py
 def find_labelled(paths: list[str]) -> dict[str, int]:
-    """The pictures in folders named 0 to 9 and their labels; raises Error."""
+    """The pictures in folders 0 to 9 below `paths`, and their labels; raises Error."""
     labels = {}
     for folder in sorted(child for path in paths for child in Path(path).iterdir()):
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue
-        if folder.name not in [*"0123456789"]:
+        if folder.is_dir() and folder.name not in [*"0123456789"]:
             raise Error(f"{folder}: pictures must lie in folders named 0 to 9")
-        files = find_files([str(folder)], Counter())
-        labels |= dict.fromkeys(files, int(folder.name))
+        if folder.is_dir():
+            files = find_files([str(folder)], Counter())
+            labels |= dict.fromkeys(files, int(folder.name))
     return labels
 
 
-def write_mnist(target: Path, labels: dict[str, int]) -> Iterator[str]:
-    """Write files' digits in MNIST's layout, every fifth of a digit to the test files.
+def write_mnist(target: Path, paths: list[str]) -> Iterator[str]:
+    """Write the labelled pictures in MNIST's layout, every fifth of a digit for tests.
 
-    Yields what was left out, and why. Raises Error.
+    Yields what was left out. Raises Error.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Error(f"{target} exists and is not empty; name a new folder")
-    split, seen = {"train": [], "t10k": []}, Counter()
-    for batch in prepare_files(tqdm(labels, unit=" images", disable=None)):
+    labels = find_labelled(paths)
+    kept = []
+    for batch in prepare_all(tqdm(labels, unit=" images", disable=None)):
         for file, found in batch:
-            if isinstance(found, Error):
+            if isinstance(found, str):
                 yield f"{file}: {found}"
             elif len(found.lines) > 1:
                 yield f"{file}: {len(found.lines)} digits"
             else:
-                label = labels[file]
-                seen[label] += 1
-                name = "train" if seen[label] % 5 else "t10k"
-                split[name].append((found.images[0], label))
-    if not split["train"]:
+                kept.append((labels[file], found.images[0]))
+    if not kept:
         raise Error("no picture of one digit in folders named 0 to 9")
+    digits = np.array([digit for digit, _ in kept], np.uint8)
+    images = np.stack([image for _, image in kept])
+    count = [np.sum(digits[: i + 1] == digit) for i, digit in enumerate(digits)]
+    fifth = np.array(count) % 5 == 0
     raw = target / "MNIST/raw"
     raw.mkdir(parents=True)
-    for name, pairs in split.items():
-        images = np.array([image for image, _ in pairs], np.uint8).reshape(-1, 28, 28)
-        digits = np.array([label for _, label in pairs], np.uint8)
-        for kind, values in (("images", images), ("labels", digits)):
-            header = (
-                bytes([0, 0, 8, values.ndim]) + np.array(values.shape, ">i4").tobytes()
-            )
-            path = raw / f"{name}-{kind}-idx{values.ndim}-ubyte"
-            path.write_bytes(header + values.tobytes())
+    for name, chosen in (("train", ~fifth), ("t10k", fifth)):
+        write_idx(raw / f"{name}-images-idx3-ubyte", images[chosen])
+        write_idx(raw / f"{name}-labels-idx1-ubyte", digits[chosen])
+
+
+def write_idx(path: Path, values: np.ndarray) -> None:
+    shape = np.array(values.shape, ">i4").tobytes()
+    path.write_bytes(bytes([0, 0, 8, values.ndim]) + shape + values.tobytes())
 
 
 # %% Command line
@@ -657,53 +627,35 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="picture, folder, or - for stdin")
     add("--weights", default="data/mnist_cnn.pt", help="a file or a URL")
-    add(
-        "--plots",
-        type=Path,
-        metavar="DIR",
-        help="draw the first 25 as readings.png there; needs matplotlib",
-    )
+    plots = "draw the first 25 into DIR/readings.png; needs matplotlib"
+    add("--plots", type=Path, metavar="DIR", help=plots)
     add = parser.add_mutually_exclusive_group().add_argument
     add("--json", action="store_true", help="print one JSON object")
     add("--csv", action="store_true", help="print a row for each line of writing")
-    add(
-        "--to-mnist",
-        type=Path,
-        metavar="DIR",
-        help="write the digits in folders 0 to 9 in IMAGE there, for train.py --also DIR",
-    )
+    own = "write pictures in folders 0 to 9 below IMAGE to DIR, for train.py --also DIR"
+    add("--to-mnist", type=Path, metavar="DIR", help=own)
     return parser.parse_args(argv)
 
 
-def split_lines(picture: dict) -> Iterator[tuple[str, float, str]]:
-    """Each line's number, its probability, and in words what is doubtful in it."""
+def print_text(picture: dict, rows) -> None:
+    """Print a line for each line of writing or, with a csv.writer, a row."""
+    name = picture["file"]
     for line, number in enumerate(picture["lines"]):
         digits = [digit for digit in picture["digits"] if digit["line"] == line]
         values = [digit["probability"] for digit in digits]
         p = float(np.prod(values))
-        at = int(np.argmin(values))
+        if rows:
+            rows.writerow([name, line + 1, number, f"{p:.6f}"])
+            continue
+        at = int(np.argmin(values))  # the digit that is most in doubt
         other = int(np.argsort(digits[at]["probabilities"])[-2])
         second = p / values[at] * digits[at]["probabilities"][other]
         words = "   unsure" if values[at] < UNSURE else ""
         if second >= 0.01:
             also = f"{number[:at]}{other}{number[at + 1 :]}"
             words += f"   (also {also}: {100 * second:.1f} %)"
-        yield number, p, words
-
-
-def print_picture(picture: dict, rows) -> None:
-    """Print an error, or the lines as text or, with a csv.writer, as rows."""
-    file = picture["file"]
-    if "error" in picture:
-        print(f"error: {file}: {picture['error']}", file=sys.stderr)
-        return
-    for line, (number, p, words) in enumerate(split_lines(picture), 1):
-        if rows:
-            rows.writerow([file, line, number, f"{p:.6f}"])
-        else:
-            name = file if line == 1 else ""
-            print(f"{name:<17}  {number:<7} {100 * p:5.1f} %{words}")
-    sys.stdout.flush()  # lines appear as pictures are read
+        print(f"{name:<17}  {number:<7} {100 * p:5.1f} %{words}", flush=True)
+        name = ""
 
 
 def report(model: SimpleCNN, args: argparse.Namespace) -> int:
@@ -713,51 +665,50 @@ def report(model: SimpleCNN, args: argparse.Namespace) -> int:
     if args.csv:
         rows = csv.writer(sys.stdout, lineterminator="\n")
         rows.writerow(["file", "line", "number", "probability"])
-    readings = read_files(model, find_files(args.images, passed_over))
+    readings = read_all(model, find_files(args.images, passed_over))
     quiet = sys.stdout.isatty() or None
     for picture, images in tqdm(readings, unit=" images", disable=quiet):
         kind = "errors" if images is None else "images"
         results[kind].append(picture if args.json else None)
-        if images is not None and len(shown) < 25:
+        if images is None:
+            print("error: {file}: {error}".format(**picture), file=sys.stderr)
+            continue
+        if len(shown) < 25:
             shown.append((picture, images))
-        if images is None or not args.json:
-            print_picture(picture, rows)
+        if not args.json:
+            print_text(picture, rows)
     if args.json:
         print(json.dumps(results))
     if passed_over:
         note = f"note: passed over {passed_over.total()} other files:"
         print(note, *passed_over, file=sys.stderr)
-    if not any(results.values()):
-        raise Error(f"no images in {' '.join(args.images)}")
     if args.plots and shown:
         plot(shown, args.plots / "readings.png")
+    if not any(results.values()):
+        raise Error(f"no images in {' '.join(args.images)}")
     return 1 if results["errors"] else 0
 
 
 def plot(shown: list[tuple[dict, np.ndarray]], path: Path) -> None:
-    """Draw each picture with a box around each digit, and the 28×28 beside it."""
+    """Draw each picture with a box around each digit, and beside it what was seen."""
     from matplotlib.figure import Figure  # optional: ten packages that few runs need
 
     figure = Figure((9, 3 * len(shown)), layout="constrained")
     axes = figure.subplots(len(shown), 2, squeeze=False)
     for (left, right), (picture, images) in zip(axes, shown, strict=True):
-        file = picture["file"]
-        if file != "-":
-            image = open_picture(file)
-            longer = max(image.size)
-            pixels = decode(image)
-            h, w = np.array(pixels.shape[:2]) * longer / max(pixels.shape)
+        if picture["file"] != "-":
+            pixels, reduction = decode(open_picture(picture["file"]))
+            h, w = np.multiply(pixels.shape[:2], reduction)
             left.imshow(pixels, extent=(0, w, h, 0))
-        left.set_title(os.path.basename(file)[-40:], fontsize=8, parse_math=False)
+        name = os.path.basename(picture["file"])[-40:]
+        left.set_title(name, fontsize=8, parse_math=False)
         for digit in picture["digits"]:
             x, y, w, h = digit["box"]
             colour = "red" if digit["unsure"] else "blue"
             left.plot([x, x + w, x + w, x, x], [y, y, y + h, y + h, y], colour, lw=0.7)
             left.text(x, y, digit["digit"], color=colour)
-        rows = [np.hstack(images[i : i + 10]) for i in range(0, len(images), 10)]
-        rows = [
-            np.pad(row, ((0, 2), (0, rows[0].shape[1] - row.shape[1]))) for row in rows
-        ]
+        padded = np.pad(images, ((0, -len(images) % 10), (0, 2), (0, 2)))
+        rows = [np.hstack(padded[i : i + 10]) for i in range(0, len(padded), 10)]
         right.imshow(np.vstack(rows), cmap="gray")
         left.axis("off")
         right.axis("off")
@@ -767,7 +718,7 @@ def plot(shown: list[tuple[dict, np.ndarray]], path: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.to_mnist:
-        for words in write_mnist(args.to_mnist, find_labelled(args.images)):
+        for words in write_mnist(args.to_mnist, args.images):
             print(f"note: left out {words}", file=sys.stderr)
         return 0
     if args.plots:
