@@ -169,7 +169,7 @@ STROKE = 2, 3.5  # pixels of 28: MNIST's stroke width
 CENTRE = 14  # pixels of 28: MNIST's mean centre of mass
 
 
-class Digits(NamedTuple):
+class Found(NamedTuple):
     """The digits of a picture in reading order."""
 
     images: np.ndarray  # (n, 28, 28) uint8, light on black
@@ -387,7 +387,7 @@ def look(grey: np.ndarray, light: bool) -> tuple[np.ndarray, float]:
 
 
 def look_closer(grey: np.ndarray, light: bool, boxes: np.ndarray, height: float):
-    """The Digits near the boxes of a first look."""
+    """The Found near the boxes of a first look."""
     start = (boxes[:, :2].min(0) - 0.6 * height).clip(0).astype(int)
     end = (boxes[:, 2:].max(0) + 0.6 * height).astype(int) + 1
     near = grey[start[1] : end[1], start[0] : end[0]]
@@ -419,10 +419,10 @@ def look_closer(grey: np.ndarray, light: bool, boxes: np.ndarray, height: float)
     lines = group_lines(found)
     order = np.concatenate(lines)
     numbers = np.repeat(range(len(lines)), [len(line) for line in lines])
-    return Digits(np.stack(images)[order], found[order], numbers.tolist())
+    return Found(np.stack(images)[order], found[order], numbers.tolist())
 
 
-def find_digits(pixels: np.ndarray) -> Digits:
+def find_digits(pixels: np.ndarray) -> Found:
     """The digits in (h, w, 3) uint8 pixels; raises Error if there are none.
 
     A 28×28 picture that is laid out like MNIST stays as it is.
@@ -431,7 +431,7 @@ def find_digits(pixels: np.ndarray) -> Digits:
     if deviation.max() > 1.5 * grey.std():  # yellow ink, or red on blue
         grey = np.ascontiguousarray(pixels[..., deviation.argmax()])
     if is_mnist(grey):
-        return Digits(grey[None], np.array([[0, 0, 28, 28]]), [0])
+        return Found(grey[None], np.array([[0, 0, 28, 28]]), [0])
     small = cv2.blur(resize(grey, OVERVIEW / max(grey.shape)), (3, 3))
     brighter = 255 / max(1, int(small.max()))
     small, grey = (cv2.convertScaleAbs(x, alpha=brighter) for x in (small, grey))
@@ -491,7 +491,7 @@ def decode(image: Image.Image) -> tuple[np.ndarray, float]:
     return np.asarray(image.convert("RGB")), longer / max(image.size)
 
 
-def prepare(picture) -> Digits | str:
+def prepare(picture) -> Found | str:
     """The digits of a picture, "-" for stdin, or why there are none."""
     try:
         stdin = isinstance(picture, str) and picture == "-"
@@ -506,7 +506,7 @@ def prepare(picture) -> Digits | str:
         return " ".join(reason.split())
 
 
-def prepare_all(pictures: Iterable) -> Iterator[list[tuple[object, Digits | str]]]:
+def prepare_all(pictures: Iterable) -> Iterator[list[tuple[object, Found | str]]]:
     """Each picture and what `prepare` says, by 100: so many are in memory."""
     pictures = iter(pictures)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -514,7 +514,7 @@ def prepare_all(pictures: Iterable) -> Iterator[list[tuple[object, Digits | str]
             yield list(zip(batch, pool.map(prepare, batch), strict=True))
 
 
-def describe(digits: Digits, probabilities: Tensor) -> dict:
+def describe(digits: Found, probabilities: Tensor) -> dict:
     lines, entries = [""] * (digits.lines[-1] + 1), []
     found = digits.lines, digits.boxes, probabilities.tolist()
     for line, box, p in zip(*found, strict=True):
@@ -532,7 +532,7 @@ def describe(digits: Digits, probabilities: Tensor) -> dict:
 def read_all(model: SimpleCNN, pictures: Iterable) -> Iterator[tuple]:
     """For each picture what --json prints of it, and its (n, 28, 28) uint8 digits."""
     for batch in prepare_all(pictures):
-        good = [found for _, found in batch if isinstance(found, Digits)]
+        good = [found for _, found in batch if isinstance(found, Found)]
         images = [torch.empty(0, 28, 28, dtype=torch.uint8)]
         images += [torch.from_numpy(found.images) for found in good]
         answers = classify(model, torch.cat(images)).softmax(1)
