@@ -539,7 +539,7 @@ def join_torchrun(device: str, data_dir: Path) -> Path:
     torch.set_num_threads(max(1, threads))  # torchrun sets 1
     if device == "cuda":
         torch.cuda.set_device(local_rank)
-    dist.init_process_group()
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
     # The first process of each host downloads, while the others wait here.
     found = [None] * dist.get_world_size()
     dist.all_gather_object(found, find_data(data_dir) if local_rank == 0 else None)

@@ -12,11 +12,15 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import ENV, REPO, digit, play_mnist
+from conftest import ENV, REPO, SAMPLE, digit, play_mnist
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
 PROGRAMS = r"(?:uv|uvx|pip|docker|\./\w+\.py)"
-PICTURES = ["photo.jpg", "scans/shadow.png"]
+PICTURES = [
+    "photo.jpg",
+    "scans/shadow.png",
+    *(f"labelled/{label}/{n}.png" for label in range(2) for n in range(5)),
+]
 ELSEWHERE = {  # part of a command: where it is tested, or why not
     "docker": "test_container.py",
     "pip install": ".ci/run and test_one_off.py",
@@ -87,8 +91,9 @@ def test_command(command, trained, tmp_path):
         (tmp_path / path.name).symlink_to(path)
     play_mnist(tmp_path)
     shutil.copy(trained.weights, tmp_path / "data")
-    (tmp_path / "scans").mkdir()
+    (tmp_path / "data/taught").symlink_to(SAMPLE)
     for name in PICTURES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         digit().resize((280, 280)).save(tmp_path / name)
     result = subprocess.run(
         command,
