@@ -161,7 +161,7 @@ STRONG = 0.6  # of the level: without, a shadow swallows the digit
 SHARP = 1.8  # times the threshold, in half of a blob: without, grain is ink
 THICK = 0.15  # of a blob's length, as depth: shadows, if little is strong
 EDGE = 0.45, 0.15  # of the ink so many heights around: less closes loops
-BLANK = 0.065  # level × sharpness²: more refuses pencil, less reads paper
+BLANK = 0.035  # level × sharpness³: more refuses pencil, less reads paper
 SMALLEST = 0.025  # of the longer side: lower digits are grain
 GAP = 0.08  # heights down to a piece: a broken stroke
 FLAG = 0.55, 0.1  # heights of a piece that joins a digit so near
@@ -421,7 +421,7 @@ def look_closer(grey: np.ndarray, light: bool, boxes: np.ndarray, height: float)
     blobs.sizes[outside.any(1)] = 0
     sharp = (ink > 0.45 * level).sum() / max(1, (ink > 0.25 * level).sum())
     full = (blobs.labels > 0).mean()
-    if not blobs.sizes.any() or full > 0.7 or level * sharp**2 < BLANK:
+    if not blobs.sizes.any() or full > 0.7 or level * sharp**3 < BLANK:
         raise Error("no ink found")
     images, found = [], []
     for digit in join_pieces(blobs):
