@@ -12,6 +12,7 @@ import numpy as np
 import pillow_heif
 import pytest
 from conftest import (
+    ENV,
     REPO,
     SAMPLE,
     assert_one_error_line,
@@ -384,6 +385,16 @@ def test_stdin_and_nothing_to_read(folder, trained, tmp_path):
     nothing = uv_run(*command, tmp_path, cwd=tmp_path)
     assert_one_error_line(nothing, "no images in", str(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+def test_names_that_the_output_cannot_encode(trained, tmp_path):
+    """As on Windows, where output into a file has its letters alone."""
+    photo(CLEAR[7]).save(tmp_path / "ā 七.png")
+    env = ENV | {"PYTHONIOENCODING": "cp1252"}
+    words = ["--weights", trained.weights, "ā 七.png"]
+    result = uv_run("read.py", *words, cwd=tmp_path, env=env)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[:3] == ["\\u0101", "\\u4e03.png", "7"]
 
 
 def test_plots(trained, tmp_path):
