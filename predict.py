@@ -39,9 +39,9 @@ AS_COMMAND = __name__ == "__main__" and "ipykernel" not in sys.modules
 if AS_COMMAND:
     # Without garbage collection the script starts 0.3 to 0.4 s sooner.
     gc.disable()
-    # A name that the output's encoding lacks is escaped: Windows' has few letters.
+    # A name that the output's encoding lacks is escaped, as on old Windows.
     sys.stdout.reconfigure(errors="backslashreplace")
-    # Idle threads give up waiting sooner: on a busy machine twice as fast.
+    # Idle threads stop spinning sooner: on a busy machine this is twice as fast.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 import torch
 import torch.nn.functional as F

@@ -53,9 +53,9 @@ AS_COMMAND = __name__ == "__main__" and "ipykernel" not in sys.modules
 if AS_COMMAND:
     # Without garbage collection the script starts 0.3 to 0.4 s sooner.
     gc.disable()
-    # A name that the output's encoding lacks is escaped: Windows' has few letters.
+    # A name that the output's encoding lacks is escaped, as on old Windows.
     sys.stdout.reconfigure(errors="backslashreplace")
-    # Idle threads give up waiting sooner: on a busy machine twice as fast.
+    # Idle threads stop spinning sooner: on a busy machine this is twice as fast.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 import cv2
 import numpy as np
@@ -147,30 +147,31 @@ def load_weights(source: str) -> SimpleCNN:
 
 
 # %% Handwriting: from a picture to digits that look like MNIST's
-# Ink is contrast with the paper, its level that of the digits, heights are theirs.
-# A first look finds where they are, a close look their strokes.
+# Ink is contrast with the paper. The level is the median ink of the digits, and
+# heights are multiples of a digit's height. A first look finds where the digits are;
+# a close look finds their strokes.
 OVERVIEW = 192  # pixels of the longer side, to judge the whole picture
-FIRST = 400  # pixels of the first look: at 192 long rows melt
+FIRST = 400  # pixels of the longer side in the first look; at 192 long rows merge
 CLOSE = 100  # pixels of a digit's height in the close look
 LARGEST = 1600  # pixels of the longer side: bounds time and memory
-FRAME = 0.3  # of the picture's range: contrast of a frame with the page
-PAPER = 1 / 3, 0.7  # of the picture, heights: wider is paper, light, shadow
-BLUR = 0.07  # heights: less, and grain breaks strokes; more, and they melt
-DARKEST = 38, 255  # least divisor for dark, light ink: else noise is ink
+FRAME = 0.3  # of the picture's range: least contrast of a frame with the page
+PAPER = 1 / 3, 0.7  # of the longer side, heights (close look): wider is paper
+BLUR = 0.07  # heights: with less, grain breaks strokes; with more, strokes merge
+DARKEST = 38, 255  # least divisor for dark, for light ink: with less, noise is ink
 RULE = 1.3  # heights of straight ink: without, ruled paper is read
-WEAK = 0.15, 0.25  # of the level: without, faint strokes break
+WEAK = 0.15, 0.25  # of the level: thresholds without which faint strokes break
 STRONG = 0.6  # of the level: without, a shadow swallows the digit
-SHARP = 1.8  # times the threshold, in half of a blob: without, grain is ink
-THICK = 0.15  # of a blob's length, as depth: shadows, if little is strong
-EDGE = 0.45, 0.15  # of the ink so many heights around: less closes loops
-BLANK = 0.035  # level × sharpness³: more refuses pencil, less reads paper
+SHARP = 1.8  # half of a blob must exceed so many thresholds; else grain is ink
+THICK = 0.15  # of a blob's length: deeper ones with little strong ink are shadow
+EDGE = 0.45, 0.15  # of the most ink in a square of so many heights: less fills 8s
+BLANK = 0.035  # least level × sharpness³: more refuses pencil, less reads paper
 SMALLEST = 0.025  # of the longer side: lower digits are grain
-GAP = 0.08  # heights down to a piece: a broken stroke
-FLAG = 0.55, 0.1  # heights of a piece that joins a digit so near
+GAP = 0.08  # heights: a vertical gap up to this is a break in a stroke
+FLAG = 0.55, 0.1  # heights: a piece up to this size, so near, joins a digit
 LONE = 0.4  # heights: smaller pieces are dots and dashes
-OUTSIDE = 0.1  # heights off the first look's digits: cut by the edge
-ALONG = 0.5  # heights along the picture's edge: a dark object, no digit
-OVERLAP = 0.25  # heights beside the last digit of its line
+OUTSIDE = 0.1  # heights beyond the first look's digits: what lies there is left out
+ALONG = 0.5  # of a blob's size along the picture's edge: more is a dark object
+OVERLAP = 0.25  # of the smaller digit's height: with more, both are in one line
 STROKE = 2, 3.5  # pixels of 28: MNIST's stroke width
 CENTRE = 14  # pixels of 28: MNIST's mean centre of mass
 
@@ -188,8 +189,8 @@ class Blobs(NamedTuple):
 
     labels: np.ndarray  # (h, w) int32: the blob of each pixel
     boxes: np.ndarray  # (n, 4) int: left, top, right, bottom
-    sizes: np.ndarray  # (n,) height or half the width; 0 for what is no digit
-    height: float  # of a digit: the median by mass
+    sizes: np.ndarray  # (n,) the larger of height and half the width; 0 if no digit
+    height: float  # of a digit: the median of the sizes, weighted by ink
 
 
 def resize(pixels: np.ndarray, scale: float) -> np.ndarray:
@@ -219,8 +220,8 @@ def is_mnist(grey: np.ndarray) -> bool:
 def find_surroundings(grey: np.ndarray) -> np.ndarray:
     """(h, w) uint8 mask of a frame or table around the page.
 
-    It covers most of the border, and what is left fills its rectangle: in a tightly
-    cropped 0 that is 79 % (pi / 4).
+    It covers most of the border, and the rest fills over 88 % of its own rectangle.
+    A tightly cropped 0 fills only 79 % (pi / 4), so that it is no page.
     """
     paper = np.full_like(grey, np.median(grey))
     unlike = cv2.absdiff(grey, paper) >= FRAME * np.ptp(grey)
@@ -235,7 +236,7 @@ def find_surroundings(grey: np.ndarray) -> np.ndarray:
 
 
 def is_light(grey: np.ndarray) -> bool:
-    """Is the ink lighter than the paper? It is the rarer: the skewness tells."""
+    """Is the ink lighter than the paper? Ink is rarer, so skewness shows its side."""
     detail = np.log(grey.astype(np.float32) + 8)  # uneven light becomes an offset
     detail -= cv2.blur(detail, (65, 65), borderType=cv2.BORDER_REPLICATE)
     detail /= detail.std() + 1e-6
@@ -244,9 +245,10 @@ def is_light(grey: np.ndarray) -> bool:
 
 
 def measure_ink(grey: np.ndarray, light: bool, wide: float, room: float) -> np.ndarray:
-    """(h, w) float32 contrast with the paper: the picture less what is not `wide`.
+    """(h, w) float32 contrast with the paper: what is narrower than `wide` is ink.
 
-    Without room at the border, fading light there is ink; with much, strokes are paper.
+    The border is padded by `room`. Without it, fading light there becomes ink; with
+    too much, strokes there become paper.
     """
     h, w = grey.shape
     room = round(room)
@@ -289,7 +291,7 @@ def find_strokes(ink: np.ndarray, level: float) -> np.ndarray:
 
 
 def find_blobs(ink: np.ndarray, level: float, height: float = 0) -> Blobs:
-    """Connected ink; with a height, broken strokes are joined and edges cut."""
+    """Connected ink; a height also joins broken strokes and cuts soft edges."""
     strokes = find_strokes(ink, level)
     bridge = np.ones((int(GAP * height) + 1, 1), np.uint8)
     joined = cv2.morphologyEx(strokes.astype(np.uint8), cv2.MORPH_CLOSE, bridge)
@@ -304,7 +306,7 @@ def find_blobs(ink: np.ndarray, level: float, height: float = 0) -> Blobs:
     sizes = np.maximum(h, w / 2)
     mass[(w > 0.95 * ink.shape[1]) & (h < 0.12 * w)] = 0  # a ruled line
     boxes[:, 2:] += boxes[:, :2]
-    for i in mass.argsort()[-4:]:  # what has other ink in a hole is a frame
+    for i in mass.argsort()[-4:]:  # with other ink in a hole: a frame
         left, top, right, bottom = boxes[i]
         inside = labels[top:bottom, left:right]
         other = np.pad(inside != i, 1, constant_values=True).astype(np.uint8)
@@ -335,10 +337,10 @@ def join_pieces(blobs: Blobs) -> list[list[int]]:
 
 
 def group_lines(boxes: np.ndarray) -> list[list[int]]:
-    """The boxes (x, y, width, height) of each line, in reading order.
+    """The indices of the boxes (x, y, width, height) of each line, in reading order.
 
-    From left to right a digit joins the line whose last one, moved as the line slopes,
-    lies beside it.
+    From left to right, a digit joins the line whose last digit lies beside it, after
+    a move along the slope of that line.
     """
     x, y, w, height = boxes.T
     x, y, lines = x + w / 2, y + height / 2, []
@@ -366,9 +368,10 @@ def fit(mask: np.ndarray) -> np.ndarray:
     unit = max(mask.shape) / 20
     digit = np.pad(mask, int(2 * unit) + 2).astype(np.uint8)
     depth = cv2.distanceTransform(digit, cv2.DIST_L2, 5)
-    width = (4 * depth[digit > 0].mean() - 1) / unit  # four times the mean depth
+    width = (4 * depth[digit > 0].mean() - 1) / unit  # a stroke is 4 mean depths wide
     grow = max(unit * (np.clip(width, *STROKE) - width) / 2, -depth.max())
     outside = cv2.distanceTransform(1 - digit, cv2.DIST_L2, 5)
+    # outside - depth is the signed distance from the outline.
     digit = 255 * (outside - depth <= grow).astype(np.uint8)
     x, y, w, h = cv2.boundingRect(digit)
     digit = resize(digit[y : y + h, x : x + w], 20 / max(w, h))
@@ -392,7 +395,7 @@ def look(grey: np.ndarray, light: bool) -> tuple[np.ndarray, float]:
     ink = measure_ink(small, light, PAPER[0] * longer, longer / 6)
     soft = cv2.blur(ink, (3, 3))
     level, last = soft.max(), np.inf
-    while level < 0.8 * last:  # that of the strongest ink, then that of the digits
+    while level < 0.8 * last:  # first the strongest ink's, then the digits'
         blobs = find_blobs(ink, level)
         if blobs.height < SMALLEST * longer:
             raise Error("no ink found")
@@ -463,7 +466,7 @@ def find_digits(pixels: np.ndarray) -> Found:
 # %% Pictures
 @cache
 def known_suffixes() -> set[str]:
-    """Of what Pillow opens, HEIC of iPhones too."""
+    """The suffixes that Pillow opens; also registers HEIC, the format of iPhones."""
     from pi_heif import register_heif_opener  # here: it changes Pillow for all
 
     register_heif_opener()
@@ -482,9 +485,9 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
 def open_picture(picture) -> Image.Image:
     """A path, file, PIL image or array as a PIL image."""
     if isinstance(picture, Image.Image):
-        return picture
+        return picture.copy()  # `decode` may reduce it
     if isinstance(picture, (str, os.PathLike, io.IOBase)):
-        known_suffixes()
+        known_suffixes()  # registers HEIC
         return Image.open(picture)
     values = np.asarray(picture)
     colours = values.shape[2:] if values.ndim > 1 else None
@@ -494,9 +497,9 @@ def open_picture(picture) -> Image.Image:
 
 
 def decode(image: Image.Image) -> tuple[np.ndarray, float]:
-    """(h, w, 3) uint8, upright, at most 1600×1600; and how much it was reduced."""
+    """(h, w, 3) uint8, upright, at most 1600×1600; and the factor of its reduction."""
     longer = max(image.size)
-    image.draft("RGB", (LARGEST, LARGEST))  # decodes large JPEGs at a fraction
+    image.draft("RGB", (LARGEST, LARGEST))  # decodes large JPEGs at a reduced size
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # 16 or 32 bits, of whatever range
         image = Image.fromarray(to_bytes(np.asarray(image.convert("F"))))
@@ -511,7 +514,7 @@ def decode(image: Image.Image) -> tuple[np.ndarray, float]:
 
 
 def prepare(picture) -> Found | str:
-    """The digits of a picture, "-" for stdin, or why there are none."""
+    """The digits of a picture ("-" is stdin), or a string that says why none."""
     try:
         stdin = isinstance(picture, str) and picture == "-"
         source = io.BytesIO(sys.stdin.buffer.read()) if stdin else picture
@@ -526,7 +529,7 @@ def prepare(picture) -> Found | str:
 
 
 def prepare_all(pictures: Iterable) -> Iterator[list[tuple[object, Found | str]]]:
-    """Each picture and what `prepare` says, by 100: so many are in memory."""
+    """Each picture and what `prepare` returns, in lists of 100 to limit memory."""
     pictures = iter(pictures)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         while batch := list(islice(pictures, 100)):
@@ -585,6 +588,7 @@ def find_files(paths: list[str], passed_over: Counter) -> Iterator[str]:
     for path in paths:
         if not os.path.isdir(path):
             yield path
+            continue
         for file in filter(Path.is_file, sorted(Path(path).rglob("*"))):
             if file.suffix.lower() in known:
                 yield str(file)
@@ -597,11 +601,12 @@ def find_labelled(paths: list[str]) -> dict[str, int]:
     """The pictures in folders 0 to 9 below `paths`, and their labels; raises Error."""
     labels = {}
     for folder in sorted(child for path in paths for child in Path(path).iterdir()):
-        if folder.is_dir() and folder.name not in [*"0123456789"]:
+        if not folder.is_dir() or folder.name.startswith("."):
+            continue
+        if folder.name not in [*"0123456789"]:
             raise Error(f"{folder}: pictures must lie in folders named 0 to 9")
-        if folder.is_dir():
-            files = find_files([str(folder)], Counter())
-            labels |= dict.fromkeys(files, int(folder.name))
+        files = find_files([str(folder)], Counter())
+        labels |= dict.fromkeys(files, int(folder.name))
     return labels
 
 

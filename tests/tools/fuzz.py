@@ -187,6 +187,9 @@ def read_picture(folder: Path, number: int, random: Random) -> None:
     path = folder / "picture"
     path.write_bytes(picture)
     digits = read.prepare(str(path))
+    if isinstance(digits, str):  # why there are none
+        assert "OpenCV" not in digits, digits
+        raise read.Error(digits)
     assert digits.images.dtype == np.uint8
     assert digits.images.shape == (len(digits.boxes), 28, 28)
     assert len(digits.images)
