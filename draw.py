@@ -323,8 +323,9 @@ button {
 const pen = drawing.getContext("2d", {willReadFrequently: true});
 Object.assign(pen, {lineWidth: 40, lineCap: "round", lineJoin: "round"});
 pen.fillStyle = "white";
-let strokes = [], stroke, changed, learning;
+let strokes = [], stroke, changed, learning, refusal;
 function redraw() {
+  refusal = "";
   pen.fillRect(0, 0, 560, 560);
   strokes.forEach(path => pen.stroke(path));
   changed = true;
@@ -371,7 +372,7 @@ function show({text, probabilities, pixels, taught, hint}) {
     ink.fillStyle = `rgb(${grey} ${grey} ${grey})`;
     ink.fillRect(x, y, 1, 1);
   }));
-  note.textContent = learning || hint;
+  note.textContent = learning || refusal || hint;
   count.textContent = taught;
 }
 async function post(path) {
@@ -381,7 +382,7 @@ async function post(path) {
     if (path === "/read") return show(await response.json());
     learning = "";
     changed ||= response.ok;  // a network that changed reads again
-    if (!response.ok) note.textContent = await response.text();
+    if (!response.ok) note.textContent = refusal = await response.text();
   } catch {
     learning = "";
     note.textContent = "No connection, trying again …";
