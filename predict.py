@@ -262,6 +262,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    if AS_COMMAND:
+        gc.freeze()  # saves 0.3 s at exit
     try:
         main(None if AS_COMMAND else [])  # a notebook's sys.argv is not for this file
     except (Error, OSError) as error:

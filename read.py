@@ -757,6 +757,8 @@ def main(argv: list[str] | None = None) -> int:
 
 # %% Process
 if __name__ == "__main__":
+    if AS_COMMAND:
+        gc.freeze()  # saves 0.3 s at exit
     cv2.setNumThreads(1)  # a picture for each core, not several cores for a picture
     warnings.filterwarnings("ignore", module="PIL")  # large pictures, odd metadata
     try:

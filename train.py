@@ -609,6 +609,7 @@ def keep_freed_memory() -> None:
 
 if __name__ == "__main__":
     if AS_COMMAND:
+        gc.freeze()  # saves 0.3 s at exit
         keep_freed_memory()
     try:
         main(None if AS_COMMAND else [])  # a notebook's sys.argv is not for this file
