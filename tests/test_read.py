@@ -239,7 +239,7 @@ def test_boxes_lie_on_the_digits_of_the_upright_picture(read, model, tmp_path):
     assert not dark.any()
 
 
-def test_importing_changes_no_setting():
+def test_importing_changes_no_setting(read):
     threads = cv2.getNumThreads()
     filters, formats = list(warnings.filters), dict(Image.EXTENSION)
     gc.disable()
