@@ -36,7 +36,6 @@ import json
 import os
 import re
 import sys
-import textwrap
 import urllib.request
 import warnings
 from collections import Counter
@@ -107,42 +106,33 @@ def classify(model: SimpleCNN, images: Tensor) -> Tensor:
 
 
 def load_weights(source: str) -> SimpleCNN:
-    """Return the network with the weights in a file or at a URL.
+    """Return the network with the weights in a file or at a URL; raises Error.
 
-    A checkpoint may hold them beside other things, and wrappers may have put their
-    prefixes before the names. Raises Error.
+    They are a state_dict, alone or in a checkpoint.
     """
-    file = os.path.expanduser(source)
+    model, file = SimpleCNN(), os.path.expanduser(source)
     try:
         if "://" in source:
             with urllib.request.urlopen(source, timeout=10) as answer:
                 file = io.BytesIO(answer.read())
-        content = torch.load(file, "cpu", weights_only=True)
-        dicts = [x for x in [content, *content.values()] if isinstance(x, dict)]
-        [state] = [d for d in dicts if d and all(map(torch.is_tensor, d.values()))]
+        state = torch.load(file, "cpu", weights_only=True)
+        for key in ("state_dict", "model_state_dict", "model"):
+            state = state.get(key, state)
+        # DistributedDataParallel and torch.compile prefix the names.
+        prefix = re.compile(r"^((module|_orig_mod)\.)+")
+        model.load_state_dict({prefix.sub("", name): x for name, x in state.items()})
     except OSError as error:
-        advice = "`uv run train.py` makes them"
-        raise Error(f"no weights in {source} ({error}); {advice}") from None
+        reason = f"no weights in {source} ({error}); `uv run train.py` makes them"
+        raise Error(reason) from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).splitlines()[:2])
+        reason = f"{source} does not fit SimpleCNN in this script: {reason}"
+        raise Error(reason) from None
     except Exception:  # torch's own message would advise to run a file's code
         advice = "make it with torch.save(model.state_dict(), path)"
-        raise Error(f"{source} is damaged or not one state_dict; {advice}") from None
-    wrappers = r"^((_orig_mod|module|model|net)\.)+"
-    state = {re.sub(wrappers, "", str(name)): x for name, x in state.items()}
-    model = SimpleCNN()
-    found = {name: list(x.shape) for name, x in state.items()}
-    needed = {name: list(x.shape) for name, x in model.state_dict().items()}
-    misfits = [
-        f"{name} is {found.get(name)}, not {needed.get(name)}"
-        for name in needed | found
-        if found.get(name) != needed.get(name)
-    ]
-    if misfits:
-        listed = textwrap.shorten("; ".join(misfits), 80, placeholder=" …")
-        advice = "is SimpleCNN the same in train.py, predict.py, read.py, draw.py?"
-        raise Error(f"{source} does not fit: {listed}; {advice}")
-    if not all(x.isfinite().all() for x in state.values()):
+        raise Error(f"{source} is not a state_dict; {advice}") from None
+    if not all(p.isfinite().all() for p in model.parameters()):
         raise Error(f"{source} is not finite; train again, with a smaller --lr")
-    model.load_state_dict(state)
     return model.eval().to(memory_format=torch.channels_last)  # twice as fast
 
 
