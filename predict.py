@@ -168,12 +168,14 @@ def load(data_dir: Path, split: str) -> Digits:
     return Digits(images, labels)
 
 
-def load_weights(source: str) -> SimpleCNN:
+def load_weights(
+    source: str, network: type = SimpleCNN, made_by: str = "train.py"
+) -> nn.Module:
     """Return the network with the weights in a file or at a URL; raises Error.
 
     They are a state_dict, alone or in a checkpoint.
     """
-    model, file = SimpleCNN(), os.path.expanduser(source)
+    model, file = network(), os.path.expanduser(source)
     try:
         if "://" in source:
             with urllib.request.urlopen(source, timeout=10) as answer:
@@ -185,11 +187,11 @@ def load_weights(source: str) -> SimpleCNN:
         prefix = re.compile(r"^((module|_orig_mod)\.)+")
         model.load_state_dict({prefix.sub("", name): x for name, x in state.items()})
     except OSError as error:
-        reason = f"no weights in {source} ({error}); `uv run train.py` makes them"
-        raise Error(reason) from None
+        advice = f"`uv run {made_by}` makes them"
+        raise Error(f"no weights in {source} ({error}); {advice}") from None
     except RuntimeError as error:
         reason = " ".join(str(error).splitlines()[:2])
-        reason = f"{source} does not fit SimpleCNN in this script: {reason}"
+        reason = f"{source} does not fit {network.__name__} in this script: {reason}"
         raise Error(reason) from None
     except Exception:  # torch's own message would advise to run a file's code
         advice = "make it with torch.save(model.state_dict(), path)"

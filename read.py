@@ -105,12 +105,14 @@ def classify(model: SimpleCNN, images: Tensor) -> Tensor:
     return torch.cat([model(normalize(batch)) for batch in batches]).cpu()
 
 
-def load_weights(source: str) -> SimpleCNN:
+def load_weights(
+    source: str, network: type = SimpleCNN, made_by: str = "train.py"
+) -> nn.Module:
     """Return the network with the weights in a file or at a URL; raises Error.
 
     They are a state_dict, alone or in a checkpoint.
     """
-    model, file = SimpleCNN(), os.path.expanduser(source)
+    model, file = network(), os.path.expanduser(source)
     try:
         if "://" in source:
             with urllib.request.urlopen(source, timeout=10) as answer:
@@ -122,11 +124,11 @@ def load_weights(source: str) -> SimpleCNN:
         prefix = re.compile(r"^((module|_orig_mod)\.)+")
         model.load_state_dict({prefix.sub("", name): x for name, x in state.items()})
     except OSError as error:
-        reason = f"no weights in {source} ({error}); `uv run train.py` makes them"
-        raise Error(reason) from None
+        advice = f"`uv run {made_by}` makes them"
+        raise Error(f"no weights in {source} ({error}); {advice}") from None
     except RuntimeError as error:
         reason = " ".join(str(error).splitlines()[:2])
-        reason = f"{source} does not fit SimpleCNN in this script: {reason}"
+        reason = f"{source} does not fit {network.__name__} in this script: {reason}"
         raise Error(reason) from None
     except Exception:  # torch's own message would advise to run a file's code
         advice = "make it with torch.save(model.state_dict(), path)"
@@ -172,6 +174,7 @@ class Found(NamedTuple):
     images: np.ndarray  # (n, 28, 28) uint8, light on black
     boxes: np.ndarray  # (n, 4) x, y, width, height in pixels of the picture
     lines: list[int]  # the line of writing of each, from 0
+    marks: list[list]  # of each line: boxes of what is no digit, and of wide gaps
 
 
 class Blobs(NamedTuple):
@@ -429,7 +432,8 @@ def look_closer(grey: np.ndarray, light: bool, boxes: np.ndarray, height: float)
     lines = group_lines(found)
     order = np.concatenate(lines)
     numbers = np.repeat(range(len(lines)), [len(line) for line in lines])
-    return Found(np.stack(images)[order], found[order], numbers.tolist())
+    marks = [[] for _ in lines]
+    return Found(np.stack(images)[order], found[order], numbers.tolist(), marks)
 
 
 def find_digits(pixels: np.ndarray) -> Found:
@@ -439,7 +443,7 @@ def find_digits(pixels: np.ndarray) -> Found:
     """
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     if is_mnist(grey):
-        return Found(grey[None], np.array([[0, 0, 28, 28]]), [0])
+        return Found(grey[None], np.array([[0, 0, 28, 28]]), [0], [[]])
     deviation = cv2.meanStdDev(pixels)[1]
     if deviation.max() > 1.5 * cv2.meanStdDev(grey)[1].item():  # red on blue
         grey = np.ascontiguousarray(pixels[..., deviation.argmax()])
