@@ -33,6 +33,7 @@ import csv
 import gc
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -41,9 +42,11 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
+from glob import glob
 from importlib.util import find_spec
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,11 +63,13 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor, nn
 from tqdm import tqdm
 
 UNSURE = 0.6  # about half of the answers below this probability are wrong
+THREADS = torch.get_num_threads()  # pictures that are prepared at once
 
 
 class Error(Exception):
@@ -458,6 +463,9 @@ def find_digits(pixels: np.ndarray) -> Found:
 
 
 # %% Pictures
+NOTHING = Found(np.empty((0, 28, 28), np.uint8), np.empty((0, 4)), [], [])
+
+
 @cache
 def known_suffixes() -> set[str]:
     """The suffixes that Pillow opens; also registers HEIC, the format of iPhones."""
@@ -477,23 +485,44 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
 
 
 def open_picture(picture) -> Image.Image:
-    """A path, file, PIL image or array as a PIL image."""
+    """What `read_picture` takes, or "-" for stdin, as a PIL image."""
     if isinstance(picture, Image.Image):
-        return picture.copy()  # `decode` may reduce it
-    if isinstance(picture, (str, os.PathLike, io.IOBase)):
-        known_suffixes()  # registers HEIC
-        return Image.open(picture)
+        return picture.copy()  # `draft` would change it
+    if isinstance(picture, str) and picture == "-":
+        picture = sys.stdin.buffer.read()
+    if isinstance(picture, bytes):
+        picture = io.BytesIO(picture)
+    if isinstance(picture, (str, os.PathLike)) or hasattr(picture, "read"):
+        return open_file(picture)
     values = np.asarray(picture)
-    colours = values.shape[2:] if values.ndim > 1 else None
-    if not values.size or colours not in [(), (3,), (4,)]:
-        raise Error(f"shape {values.shape} is not (h, w), (h, w, 3) or (h, w, 4)")
+    if values.shape[2:] == (1,):
+        values = values[..., 0]
+    if not values.size or values.ndim < 2 or values.shape[2:] not in [(), (3,), (4,)]:
+        raise Error(f"shape {values.shape} is not (h, w) or (h, w, 1, 3 or 4)")
     return Image.fromarray(to_bytes(values))
+
+
+def open_file(file) -> Image.Image:
+    if str(file).lower().endswith(".pdf"):
+        raise Error("convert it first: pdftoppm -r 150 -png FILE scan")
+    known_suffixes()  # registers HEIC
+    try:
+        return Image.open(file)
+    except Image.DecompressionBombError:
+        if hasattr(file, "seek"):
+            file.seek(0)
+        with suppress(SyntaxError):  # no JPEG
+            image = JpegImageFile(file)
+            if "progressive" not in image.info:  # `draft` saves those no memory
+                return image
+        raise
 
 
 def decode(image: Image.Image) -> tuple[np.ndarray, float]:
     """(h, w, 3) uint8, upright, at most 1600×1600; and the factor of its reduction."""
     longer = max(image.size)
-    image.draft("RGB", (LARGEST, LARGEST))  # decodes large JPEGs at a reduced size
+    # A large JPEG is decoded at a reduced size.
+    image.draft("RGB", [max(1, LARGEST * side // longer) for side in image.size])
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # 16 or 32 bits, of whatever range
         image = Image.fromarray(to_bytes(np.asarray(image.convert("F"))))
@@ -507,87 +536,129 @@ def decode(image: Image.Image) -> tuple[np.ndarray, float]:
     return np.asarray(image.convert("RGB")), longer / max(image.size)
 
 
-def prepare(picture) -> Found | str:
-    """The digits of a picture ("-" is stdin), or a string that says why none."""
+def decode_pages(picture) -> Iterator[tuple[np.ndarray, float] | str]:
+    """What `decode` returns of each page; a string says why there are no more.
+
+    A TIFF's frames are pages. Of those of other formats the first is read.
+    """
     try:
-        stdin = isinstance(picture, str) and picture == "-"
-        source = io.BytesIO(sys.stdin.buffer.read()) if stdin else picture
-        pixels, reduction = decode(open_picture(source))
-        digits = find_digits(pixels)
-        return digits._replace(boxes=digits.boxes * reduction)
+        with open_picture(picture) as image:
+            frames = ImageSequence.Iterator(image)
+            yield from map(decode, frames if image.format == "TIFF" else [image])
     except UnidentifiedImageError:
-        return "not an image, or a damaged one"
+        yield "not an image, or a damaged one"
+    except Image.DecompressionBombError:
+        yield f"over {2 * Image.MAX_IMAGE_PIXELS:,} pixels; scale it down first"
     except Exception as error:  # a damaged file makes Pillow raise almost anything
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return " ".join(reason.split())
+        yield " ".join(reason.split())
 
 
-def prepare_all(pictures: Iterable) -> Iterator[list[tuple[object, Found | str]]]:
-    """Each picture and what `prepare` returns, in lists of 100 to limit memory."""
+def enlarge(found: Found, factor: float) -> Found:
+    boxes = [found.boxes, *found.marks]
+    boxes, *marks = (np.multiply(x, factor).round().astype(int).tolist() for x in boxes)
+    return found._replace(boxes=boxes, marks=marks)
+
+
+def prepare(ink: nn.Module, picture) -> list[tuple[dict, Found]]:
+    """Of each page its "file", "page" and "error", if there is one; and its digits."""
+    name = str(picture) if isinstance(picture, (str, os.PathLike)) else ""
+    pages = []
+    for number, decoded in enumerate(decode_pages(picture), 1):
+        page, found = {"file": name, "page": number}, NOTHING
+        try:
+            if isinstance(decoded, str):
+                raise Error(decoded)
+            pixels, reduction = decoded
+            found = enlarge(find_digits(pixels), reduction)
+        except Error as error:
+            page["error"] = str(error)
+        pages.append((page, found))
+    if number == 1:
+        page["page"] = None
+    return pages
+
+
+def prepare_all(ink: nn.Module, pictures: Iterable) -> Iterator[list[tuple]]:
+    """What `prepare` returns, of a hundred pictures at once to limit memory."""
     pictures = iter(pictures)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         while batch := list(islice(pictures, 100)):
-            yield list(zip(batch, pool.map(prepare, batch), strict=True))
+            yield list(chain(*pool.map(prepare, repeat(ink), batch)))
 
 
-def describe(digits: Found, probabilities: Tensor) -> dict:
-    lines, entries = [""] * (digits.lines[-1] + 1), []
-    found = digits.lines, digits.boxes, probabilities.tolist()
-    for line, box, p in zip(*found, strict=True):
-        digit = int(np.argmax(p))
-        lines[line] += str(digit)
-        entry = {"line": line, "digit": digit, "probability": p[digit]}
-        entry |= {"unsure": p[digit] < UNSURE, "probabilities": p}
-        entries.append(entry | {"box": np.round(box).astype(int).tolist()})
-    unsure = any(entry["unsure"] for entry in entries)
-    probability = float(probabilities.amax(1).prod())
-    answer = {"lines": lines, "probability": probability, "unsure": unsure}
-    return answer | {"digits": entries}
+def describe(found: Found, probabilities: Tensor) -> dict:
+    lines = []
+    for marks in found.marks:
+        line = {"text": "", "probability": 1.0, "unsure": len(marks) > 0}
+        lines.append(line | {"digits": [], "marks": marks})
+    values = found.lines, found.boxes, probabilities.tolist()
+    for number, box, p in zip(*values, strict=True):
+        line, best = lines[number], max(p)
+        digit = {"digit": p.index(best), "probability": best, "unsure": best < UNSURE}
+        line["digits"].append(digit | {"probabilities": p, "box": box})
+        line["text"] += str(digit["digit"])
+        line["probability"] *= best
+        line["unsure"] |= best < UNSURE
+    p = math.prod(line["probability"] for line in lines)
+    unsure = any(line["unsure"] for line in lines)
+    return {"probability": p, "unsure": unsure, "lines": lines}
 
 
-def read_all(model: SimpleCNN, pictures: Iterable) -> Iterator[tuple]:
-    """For each picture what --json prints of it, and its (n, 28, 28) uint8 digits."""
-    for batch in prepare_all(pictures):
-        good = [found for _, found in batch if isinstance(found, Found)]
-        images = [torch.empty(0, 28, 28, dtype=torch.uint8)]
-        images += [torch.from_numpy(found.images) for found in good]
-        answers = classify(model, torch.cat(images)).softmax(1)
-        answers = iter(answers.split([len(found.lines) for found in good]))
-        for picture, found in batch:
-            name = isinstance(picture, (str, os.PathLike))
-            file = {"file": str(picture) if name else ""}
-            if isinstance(found, str):
-                yield file | {"error": found}, None
-            else:
-                yield file | describe(found, next(answers)), found.images
+def read_all(
+    model: SimpleCNN, ink: nn.Module, pictures: Iterable
+) -> Iterator[tuple[dict, np.ndarray]]:
+    """Of each page what --json prints, and its (n, 28, 28) uint8 digits."""
+    for pages in prepare_all(ink, pictures):
+        images = [found.images for _, found in pages]
+        answers = classify(model, torch.from_numpy(np.concatenate(images))).softmax(1)
+        answers = answers.split([len(digits) for digits in images])
+        for (page, found), probabilities in zip(pages, answers, strict=True):
+            if "error" not in page:
+                page |= describe(found, probabilities)
+            yield page, found.images
 
 
-def read_picture(model: SimpleCNN, picture) -> dict:
-    """What a path, PIL image or array (h, w), (h, w, 3) or (h, w, 4) says.
+def read_picture(model: SimpleCNN, ink: nn.Module, picture) -> dict:
+    """What a path, bytes, file, PIL image or array (h, w) or (h, w, 1, 3 or 4) says.
 
-    "lines" has a string of digits for each line of writing, "probability" is that of
-    all, and "digits" has each digit's "line", "digit", "probability", ten
-    "probabilities" and "box": x, y, width, height in pixels of the upright picture.
-    "unsure" marks what is doubtful. Raises Error if there is nothing to read.
+    "lines" has of each line of writing its "text", "probability", "digits" and the
+    boxes of "marks" in it that are no digits; a digit has its "digit", "probability",
+    ten "probabilities" and "box": x, y, width, height in pixels of the upright picture.
+    "unsure" is what is doubtful or has marks. Raises Error if there is nothing to read.
     """
-    [(answer, _)] = read_all(model, [picture])
+    (answer, _), *more = read_all(model, ink, [picture])
+    name = answer["file"] or type(picture).__name__
+    if more:
+        raise Error(f"{name}: {1 + len(more)} pages; read_all reads them")
     if "error" in answer:
-        raise Error(answer["error"])
+        raise Error(f"{name}: {answer['error']}")
     return answer
 
 
-def find_files(paths: list[str], passed_over: Counter) -> Iterator[str]:
-    """The files in `paths`, and folders' pictures by name; counts other suffixes."""
-    known = known_suffixes()
+def find_files(paths: list[str]) -> tuple[list[str], Counter]:
+    """The files in `paths`, folders' pictures by name; and how many others by suffix.
+
+    Hidden files in folders are left out, as those that a Mac adds (._1.jpg).
+    """
+    files, others = [], Counter()
     for path in paths:
         if not os.path.isdir(path):
-            yield path
+            files.append(path)
             continue
-        for file in filter(Path.is_file, sorted(Path(path).rglob("*"))):
-            if file.suffix.lower() in known:
-                yield str(file)
+        for file in sorted(Path(path).rglob("*")):
+            hidden = any(name[0] == "." for name in file.relative_to(path).parts)
+            if hidden or not file.is_file():
+                continue
+            if file.suffix.lower() in known_suffixes():
+                files.append(str(file))
             else:
-                passed_over[file.suffix or file.name] += 1
+                others[file.suffix or file.name] += 1
+    return files, others
+
+
+def title(page: dict) -> str:
+    return page["file"] + (f" page {page['page']}" if page["page"] else "")
 
 
 # %% Own pictures for train.py
@@ -599,41 +670,41 @@ def find_labelled(paths: list[str]) -> dict[str, int]:
             continue
         if folder.name not in [*"0123456789"]:
             raise Error(f"{folder}: pictures must lie in folders named 0 to 9")
-        files = find_files([str(folder)], Counter())
+        files, _ = find_files([str(folder)])
         labels |= dict.fromkeys(files, int(folder.name))
     return labels
 
 
-def write_mnist(target: Path, paths: list[str]) -> Iterator[str]:
-    """Write the labelled pictures in MNIST's layout, every fifth of a digit for tests.
+def write_mnist(ink: nn.Module, target: Path, paths: list[str]) -> None:
+    """Write labelled pictures in MNIST's layout, every fifth of a digit for tests.
 
-    Yields what was left out. Raises Error.
+    Prints what was left out, and how many were written. Raises Error.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Error(f"{target} exists and is not empty; name a new folder")
     labels = find_labelled(paths)
-    kept = []
-    for batch in prepare_all(tqdm(labels, unit=" images", disable=None)):
-        for file, found in batch:
-            if isinstance(found, str):
-                yield f"{file}: {found}"
-            elif len(found.lines) > 1:
-                yield f"{file}: {len(found.lines)} digits"
-            else:
-                kept.append((labels[file], found.images[0]))
-    if not kept:
+    splits, seen = {"train": [], "t10k": []}, Counter()
+    files = tqdm(labels, unit=" images", disable=None)
+    for page, found in chain.from_iterable(prepare_all(ink, files)):
+        if len(found.images) != 1:
+            reason = page.get("error", f"{len(found.images)} digits")
+            print(f"note: left out {title(page)}: {reason}", file=sys.stderr)
+            continue
+        label = labels[page["file"]]
+        seen[label] += 1
+        split = "train" if seen[label] % 5 else "t10k"
+        splits[split].append((found.images[0], label))
+    if not seen:
         raise Error("no picture of one digit in folders named 0 to 9")
-    digits = np.array([digit for digit, _ in kept], np.uint8)
-    images = np.stack([image for _, image in kept])
-    count = [np.sum(digits[: i + 1] == digit) for i, digit in enumerate(digits)]
-    fifth = np.array(count) % 5 == 0
     raw = target / "MNIST/raw"
     raw.mkdir(parents=True)
-    for name, chosen in (("train", ~fifth), ("t10k", fifth)):
-        if not chosen.any():  # fewer than five pictures of each digit
-            continue
-        write_idx(raw / f"{name}-images-idx3-ubyte", images[chosen])
-        write_idx(raw / f"{name}-labels-idx1-ubyte", digits[chosen])
+    for split, examples in splits.items():
+        if examples:  # else fewer than five of each digit
+            images, digits = zip(*examples, strict=True)
+            write_idx(raw / f"{split}-images-idx3-ubyte", np.stack(images))
+            write_idx(raw / f"{split}-labels-idx1-ubyte", np.uint8(digits))
+    train, test = map(len, splits.values())
+    print(f"{target}: {train} images to train, {test} (every fifth of a digit) to test")
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:
@@ -644,69 +715,69 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 # %% Command line
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="picture, folder, or - for stdin")
+    add, home = parser.add_argument, os.path.expanduser
+    images = "picture, folder, or - for stdin"
+    add("images", nargs="+", type=home, metavar="IMAGE", help=images)
     add("--weights", default="data/mnist_cnn.pt", help="a file or a URL")
+    finder = "file or URL of the network that finds ink"
+    add("--ink", default="data/ink.pt", help=finder)
     plots = "draw the first 25 into DIR/readings.png; needs matplotlib"
-    add("--plots", type=Path, metavar="DIR", help=plots)
+    add("--plots", type=home, metavar="DIR", help=plots)
     add = parser.add_mutually_exclusive_group().add_argument
     add("--json", action="store_true", help="print one JSON object")
     add("--csv", action="store_true", help="print a row for each line of writing")
     own = "write pictures in folders 0 to 9 below IMAGE to DIR, for train.py --also DIR"
-    add("--to-mnist", type=Path, metavar="DIR", help=own)
+    add("--to-mnist", type=home, metavar="DIR", help=own)
     return parser.parse_args(argv)
 
 
-def print_text(picture: dict, rows) -> None:
-    """Print a line for each line of writing or, with a csv.writer, a row."""
-    name = picture["file"]
-    for line, number in enumerate(picture["lines"]):
-        digits = [digit for digit in picture["digits"] if digit["line"] == line]
-        values = [digit["probability"] for digit in digits]
-        p = float(np.prod(values))
-        if rows:
-            rows.writerow([name, line + 1, number, f"{p:.6f}"])
-            continue
-        at = int(np.argmin(values))  # the digit that is most in doubt
-        other = int(np.argsort(digits[at]["probabilities"])[-2])
-        second = p / values[at] * digits[at]["probabilities"][other]
-        words = "   unsure" if values[at] < UNSURE else ""
+def text_lines(picture: dict) -> Iterator[str]:
+    name = title(picture)
+    for line in picture["lines"]:
+        text, p = line["text"], line["probability"]
+        words = "   unsure" if line["unsure"] else ""
+        values = [digit["probability"] for digit in line["digits"]]
+        at = values.index(min(values))  # the digit that is most in doubt
+        ten = line["digits"][at]["probabilities"]
+        second, other = sorted(zip(ten, range(10), strict=True))[-2]
+        second *= p / values[at]
         if second >= 0.01:
-            also = f"{number[:at]}{other}{number[at + 1 :]}"
+            also = f"{text[:at]}{other}{text[at + 1 :]}"
             words += f"   (also {also}: {100 * second:.1f} %)"
-        print(f"{name:<17}  {number:<7} {100 * p:5.1f} %{words}", flush=True)
+        yield f"{name:<17}  {text:<7} {100 * p:5.1f} %{words}"
         name = ""
 
 
-def report(model: SimpleCNN, args: argparse.Namespace) -> int:
+def csv_rows(picture: dict) -> Iterator[list]:
+    for number, line in enumerate(picture["lines"], 1):
+        where = picture["file"], picture["page"], number
+        yield [*where, line["text"], f"{line['probability']:.6f}", line["unsure"]]
+
+
+def report(readings: Iterable, args: argparse.Namespace) -> int:
     """Print what each picture says; return 1 if one could not be read, else 0."""
-    passed_over, rows, shown = Counter(), None, []
-    results = {"images": [], "errors": []}
+    rows = csv.writer(sys.stdout, lineterminator="\n")
     if args.csv:
-        rows = csv.writer(sys.stdout, lineterminator="\n")
-        rows.writerow(["file", "line", "number", "probability"])
-    readings = read_all(model, find_files(args.images, passed_over))
-    quiet = sys.stdout.isatty() or None
-    for picture, images in tqdm(readings, unit=" images", disable=quiet):
-        kind = "errors" if images is None else "images"
-        results[kind].append(picture if args.json else None)
-        if images is None:
-            print("error: {file}: {error}".format(**picture), file=sys.stderr)
+        rows.writerow(["file", "page", "line", "text", "probability", "unsure"])
+    images, errors, shown = [], [], []
+    for picture, digits in readings:
+        if "error" in picture:
+            errors.append(picture)
+            print(f"error: {title(picture)}: {picture['error']}", file=sys.stderr)
             continue
         if len(shown) < 25:
-            shown.append((picture, images))
-        if not args.json:
-            print_text(picture, rows)
+            shown.append((picture, digits))
+        if args.json:
+            images.append(picture)
+        elif args.csv:
+            rows.writerows(csv_rows(picture))
+        else:
+            print(*text_lines(picture), sep="\n", flush=True)
     if args.json:
-        print(json.dumps(results))
-    if passed_over:
-        note = f"note: passed over {passed_over.total()} other files:"
-        print(note, *passed_over, file=sys.stderr)
+        print(json.dumps({"images": images, "errors": errors}))
     if args.plots and shown:
-        plot(shown, args.plots / "readings.png")
-    if not any(results.values()):
-        raise Error(f"no images in {' '.join(args.images)}")
-    return 1 if results["errors"] else 0
+        plot(shown, Path(args.plots, "readings.png"))
+    return 1 if errors else 0
 
 
 def plot(shown: list[tuple[dict, np.ndarray]], path: Path) -> None:
@@ -717,19 +788,23 @@ def plot(shown: list[tuple[dict, np.ndarray]], path: Path) -> None:
     axes = figure.subplots(len(shown), 2, squeeze=False)
     for (left, right), (picture, images) in zip(axes, shown, strict=True):
         if picture["file"] != "-":
-            pixels, reduction = decode(open_picture(picture["file"]))
+            pages = decode_pages(picture["file"])
+            *_, (pixels, reduction) = islice(pages, picture["page"] or 1)
             h, w = np.multiply(pixels.shape[:2], reduction)
             left.imshow(pixels, extent=(0, w, h, 0))
-        name = os.path.basename(picture["file"])[-40:]
-        left.set_title(name, fontsize=8, parse_math=False)
-        for digit in picture["digits"]:
-            x, y, w, h = digit["box"]
-            colour = "red" if digit["unsure"] else "blue"
-            left.plot([x, x + w, x + w, x, x], [y, y, y + h, y + h, y], colour, lw=0.7)
-            left.text(x, y, digit["digit"], color=colour)
+        left.set_title(title(picture)[-40:], fontsize=8, parse_math=False)
+        for line in picture["lines"]:
+            boxes = [(box, "red", "") for box in line["marks"]]
+            for digit in line["digits"]:
+                colour = "red" if digit["unsure"] else "blue"
+                boxes.append((digit["box"], colour, digit["digit"]))
+            for (x, y, w, h), colour, text in boxes:
+                around = [x, x + w, x + w, x, x], [y, y, y + h, y + h, y]
+                left.plot(*around, colour, lw=0.7)
+                left.text(x, y, text, color=colour)
         padded = np.pad(images, ((0, -len(images) % 10), (0, 2), (0, 2)))
-        rows = [np.hstack(padded[i : i + 10]) for i in range(0, len(padded), 10)]
-        right.imshow(np.vstack(rows), cmap="gray")
+        rows = padded.reshape(-1, 10, 30, 30).swapaxes(1, 2)
+        right.imshow(rows.reshape(-1, 300), cmap="gray")
         left.axis("off")
         right.axis("off")
     figure.savefig(path)
@@ -737,23 +812,36 @@ def plot(shown: list[tuple[dict, np.ndarray]], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
+    paths = []
+    for path in args.images:  # a pattern if no shell has expanded it
+        paths += [path] if os.path.exists(path) else sorted(glob(path)) or [path]
+    ink = None
     if args.to_mnist:
-        for words in write_mnist(args.to_mnist, args.images):
-            print(f"note: left out {words}", file=sys.stderr)
+        write_mnist(ink, Path(args.to_mnist), paths)
         return 0
     if args.plots:
         if not find_spec("matplotlib"):
             command = "uv run --with matplotlib read.py --plots DIR IMAGE"
             raise Error(f"--plots needs matplotlib: {command}")
-        args.plots.mkdir(parents=True, exist_ok=True)
-    return report(load_weights(args.weights), args)
+        os.makedirs(args.plots, exist_ok=True)
+    files, others = find_files(paths)
+    if others:
+        note = f"note: passed over {others.total()} other files:"
+        print(note, *others, file=sys.stderr)
+    if not files:
+        raise Error(f"no images in {' '.join(paths)}")
+    readings = read_all(load_weights(args.weights), ink, files)
+    quiet = sys.stdout.isatty() or None
+    bar = tqdm(readings, total=len(files), unit=" images", disable=quiet)
+    return report(bar, args)
 
 
 # %% Process
 if __name__ == "__main__":
     if AS_COMMAND:
         gc.freeze()  # saves 0.3 s at exit
-    cv2.setNumThreads(1)  # a picture for each core, not several cores for a picture
+        torch.set_num_threads(1)  # a picture for each core, not several for one
+    cv2.setNumThreads(1)
     warnings.filterwarnings("ignore", module="PIL")  # large pictures, odd metadata
     try:
         status = main(None if AS_COMMAND else ["--help"])

@@ -186,14 +186,14 @@ def read_picture(folder: Path, number: int, random: Random) -> None:
         picture = damage(picture, random)
     path = folder / "picture"
     path.write_bytes(picture)
-    digits = read.prepare(str(path))
-    if isinstance(digits, str):  # why there are none
-        assert "OpenCV" not in digits, digits
-        raise read.Error(digits)
-    assert digits.images.dtype == np.uint8
-    assert digits.images.shape == (len(digits.boxes), 28, 28)
-    assert len(digits.images)
-    assert np.isfinite(digits.boxes).all()
+    for page, found in read.prepare(None, path):
+        if "error" in page:
+            assert "OpenCV" not in page["error"], page
+            raise read.Error(page["error"])
+        assert found.images.dtype == np.uint8
+        assert found.images.shape == (len(found.boxes), 28, 28)
+        assert len(found.images)
+        assert np.isfinite(found.boxes).all()
 
 
 READERS = {"data": read_data, "weights": read_weights, "picture": read_picture}

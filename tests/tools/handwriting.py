@@ -607,7 +607,7 @@ class Measurement(NamedTuple):
         return 100 * self.right / self.n
 
 
-def measure(model, photos: list[Image.Image], texts: list[str]) -> Measurement:
+def measure(model, ink, photos: list[Image.Image], texts: list[str]) -> Measurement:
     """Read the photos, whose digits are in `texts`: "" for a blank page."""
     right = refused = several = 0
     spent = 0.0
@@ -616,7 +616,8 @@ def measure(model, photos: list[Image.Image], texts: list[str]) -> Measurement:
         file.seek(0)
         started = time.perf_counter()
         try:
-            found = "".join(read.read_picture(model, file)["lines"])
+            lines = read.read_picture(model, ink, file)["lines"]
+            found = "".join(line["text"] for line in lines)
         except read.Error:
             found = ""
         spent += time.perf_counter() - started
@@ -669,7 +670,7 @@ def main() -> None:
         kind, _, only = name.partition(":")
         for number in [int(only)] if only else range(len(KINDS[kind])):
             drawn = draw_variant(kind, number, digits, args.seed, args.n)
-            m = measure(model, *drawn)
+            m = measure(model, None, *drawn)
             cells = f"{m.accuracy:.2f} | {m.n} | {m.refused} | {m.several}"
             print(f"{kind}:{number} | {cells} | {m.milliseconds:.1f}", flush=True)
 
