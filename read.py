@@ -21,11 +21,12 @@
     uv run read.py --json photo.jpg           boxes and probabilities, for programs
     uv run read.py --to-mnist own labelled/   own pictures, for train.py
 
-A line of writing is a line of output:
+A line of writing is a line of output, and `unsure` if it is doubtful or has more than
+digits in it. Hidden files in folders are left out.
 
     photo.jpg          1985     98.2 %
-    sheet.jpg          12345    97.0 %
-                       67890    99.1 %
+    scan.tif page 2    12345    97.0 %
+                       67890    99.1 %   unsure
 """
 
 import argparse
@@ -468,7 +469,7 @@ NOTHING = Found(np.empty((0, 28, 28), np.uint8), np.empty((0, 4)), [], [])
 
 @cache
 def known_suffixes() -> set[str]:
-    """The suffixes that Pillow opens; also registers HEIC, the format of iPhones."""
+    """The suffixes that Pillow opens; also registers HEIC."""
     from pi_heif import register_heif_opener  # here: it changes Pillow for all
 
     register_heif_opener()
@@ -555,9 +556,11 @@ def decode_pages(picture) -> Iterator[tuple[np.ndarray, float] | str]:
 
 
 def enlarge(found: Found, factor: float) -> Found:
-    boxes = [found.boxes, *found.marks]
-    boxes, *marks = (np.multiply(x, factor).round().astype(int).tolist() for x in boxes)
-    return found._replace(boxes=boxes, marks=marks)
+    def scale(boxes) -> list:
+        return np.multiply(boxes, factor).round().astype(int).tolist()
+
+    marks = [scale(boxes) for boxes in found.marks]
+    return found._replace(boxes=scale(found.boxes), marks=marks)
 
 
 def prepare(ink: nn.Module, picture) -> list[tuple[dict, Found]]:
@@ -639,7 +642,7 @@ def read_picture(model: SimpleCNN, ink: nn.Module, picture) -> dict:
 def find_files(paths: list[str]) -> tuple[list[str], Counter]:
     """The files in `paths`, folders' pictures by name; and how many others by suffix.
 
-    Hidden files in folders are left out, as those that a Mac adds (._1.jpg).
+    Hidden files are left out: a Mac's zip has a ._1.jpg beside each 1.jpg.
     """
     files, others = [], Counter()
     for path in paths:
@@ -840,7 +843,7 @@ def main(argv: list[str] | None = None) -> int:
 if __name__ == "__main__":
     if AS_COMMAND:
         gc.freeze()  # saves 0.3 s at exit
-        torch.set_num_threads(1)  # a picture for each core, not several for one
+        torch.set_num_threads(1)  # a core for each picture, not all for one
     cv2.setNumThreads(1)
     warnings.filterwarnings("ignore", module="PIL")  # large pictures, odd metadata
     try:

@@ -48,10 +48,7 @@ def encode(image, format: str, **options) -> bytes:
 # %% What is read: MNIST's pictures, which stay as they are
 GREY = np.asarray(digit(4))
 PNG = encode(digit(4), "PNG")
-
-
 SOURCES = {
-    "bytes": PNG,
     "a file in memory": io.BytesIO(PNG),
     "an image": digit(4),
     "grey": GREY,
@@ -69,19 +66,20 @@ SOURCES = {
 @pytest.mark.parametrize("name", SOURCES)
 def test_sources(name, read, networks):
     answer = read.read_picture(*networks, SOURCES[name])
-    same = read.read_picture(*networks, digit(4))
-    assert answer == same and answer["file"] == ""
+    assert answer == read.read_picture(*networks, PNG)
+    assert answer["file"] == "" and len(answer["lines"]) == 1
 
 
 def test_files(read, networks, tmp_path):
+    expected = read.read_picture(*networks, PNG)
     path = tmp_path / "4.png"
     path.write_bytes(PNG)
     for picture in (path, str(path)):
         answer = read.read_picture(*networks, picture)
-        assert answer["file"] == str(path) and len(answer["lines"]) == 1
+        assert answer == expected | {"file": str(path)}
     with tempfile.NamedTemporaryFile() as file:
         file.write(PNG)  # and stays at its end
-        assert read.read_picture(*networks, file) == answer | {"file": ""}
+        assert read.read_picture(*networks, file) == expected
 
 
 # %% Pages
@@ -114,9 +112,8 @@ def test_frames(name, read, networks):
     data, pages = FRAMES[name]
     answers = [answer for answer, _ in read.read_all(*networks, [data])]
     assert [answer["page"] for answer in answers] == pages
-    for answer, number in zip(answers, (4, 7), strict=False):
-        alone = read.read_picture(*networks, digit(number))
-        assert texts(answer) == texts(alone)
+    alone = [read.read_picture(*networks, digit(number)) for number in (4, 7)]
+    assert [*map(texts, answers)] == [*map(texts, alone)][: len(pages)]
 
 
 def test_a_tiff_cut_short(read, networks):
@@ -160,9 +157,20 @@ def test_refused(name, read, networks):
 
 
 def test_a_fault_of_ours_is_no_error_of_the_picture(read, networks, monkeypatch):
-    monkeypatch.setattr(read, "find_digits", lambda pixels: pixels[9, 9, 9])
-    with pytest.raises(IndexError):
+    monkeypatch.setattr(read, "find_digits", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
         read.read_picture(*networks, digit())
+
+
+def test_a_jpeg_of_200_megapixels(read, networks, tmp_path):
+    """It is decoded at an eighth of its size."""
+    data = encode(Image.new("L", (20000, 10000), 255), "JPEG")
+    (tmp_path / "large.jpg").write_bytes(data)
+    for picture in (data, tmp_path / "large.jpg"):
+        with pytest.raises(read.Error, match="no ink found"):
+            read.read_picture(*networks, picture)
+    image = read.open_picture(data)
+    assert read.decode(image)[1] == 12.5 and image.size == (2500, 1250)
 
 
 # %% What is said
@@ -369,19 +377,17 @@ def test_to_mnist(read, predict, tmp_path, monkeypatch, capsys):
     assert np.array_equal(pixels[0], np.asarray(digit(numbers[3][4])))
 
 
-def test_to_mnist_refuses(trained, tmp_path):
-    labelled = tmp_path / "labelled"
-    (labelled / "3").mkdir(parents=True)
-    digit(4).save(labelled / "3/a.png")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/file").touch()
-    result = run_read(trained, "--to-mnist", tmp_path / "full", labelled)
-    assert_one_error_line(result, "full exists and is not empty")
-    (labelled / "three").mkdir()
-    result = run_read(trained, "--to-mnist", tmp_path / "own", labelled)
-    assert_one_error_line(result, "three: pictures must lie in folders named 0 to 9")
-    result = run_read(trained, "--to-mnist", tmp_path / "own", tmp_path / "full")
-    assert_one_error_line(result, "no picture of one digit")
+def test_to_mnist_refuses(read, tmp_path):
+    for name in ("full/file.txt", "other/three/a.png", "none/3/a.svg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for target, source, words in (
+        ("full", "none", "full exists and is not empty"),
+        ("own", "other", "three: pictures must lie in folders named 0 to 9"),
+        ("own", "none", "no picture of one digit"),
+    ):
+        with pytest.raises(read.Error, match=words):
+            read.main(["--to-mnist", str(tmp_path / target), str(tmp_path / source)])
     assert not (tmp_path / "own").exists()
 
 
@@ -408,30 +414,22 @@ def photo(number: int, side: int = 200, margin: int = 100) -> Image.Image:
     return ImageOps.expand(pen(number, side), margin, 255)
 
 
-def write(page: Image.Image, text: str, x: int, y: int, side: int, **how) -> None:
-    """Write digits in a row whose middle begins at (x, y); `how`: fall, gap, ink."""
+def write(page: Image.Image, text: str, x: int, y: int, side=90, fall=0.0) -> None:
+    """Write digits in a row whose middle begins at (x, y); it falls by `fall`."""
     for character in text:
         ink = pen(CLEAR[int(character)], side)
         at = (x, round(y - ink.height / 2))
-        page.paste(how.get("ink", 0), at, ImageOps.invert(ink))
-        step = ink.width + how.get("gap", side // 3)
-        x, y = x + step, y + step * how.get("fall", 0)
+        page.paste(0, at, ImageOps.invert(ink))
+        step = ink.width + side // 3
+        x, y = x + step, y + step * fall
 
 
-def page(*lines: str, side: int = 90, **how) -> Image.Image:
+def page(*lines: str, **how) -> Image.Image:
     """Lines of digits on white paper."""
     sheet = Image.new("L", (900, 200 + 200 * len(lines)), 255)
     for number, text in enumerate(lines):
-        write(sheet, text, 120, 180 + 200 * number, side, **how)
+        write(sheet, text, 120, 180 + 200 * number, **how)
     return sheet
-
-
-def dim(image: Image.Image) -> Image.Image:
-    return image.point(lambda value: 0.35 * value)
-
-
-def frame(image: Image.Image) -> Image.Image:
-    return ImageOps.expand(image, 30, 40)
 
 
 def dark_corners() -> Image.Image:
@@ -446,21 +444,10 @@ def dark_object() -> Image.Image:
     return sheet
 
 
-def squared() -> Image.Image:
-    sheet = Image.new("L", (900, 500), 235)
-    pencil = ImageDraw.Draw(sheet)
-    for at in range(20, 900, 60):
-        pencil.line((at, 0, at, 500), 190, 3)
-        pencil.line((0, at, 900, at), 190, 3)
-    write(sheet, "5230", 120, 180, 110, ink=40)
-    write(sheet, "648", 120, 360, 110, ink=40)
-    return sheet
-
-
 def two_columns() -> Image.Image:
     sheet = page("123", "786")
-    write(sheet, "40", 650, 180, 90)
-    write(sheet, "52", 650, 380, 90)
+    write(sheet, "40", 650, 180)
+    write(sheet, "52", 650, 380)
     return sheet
 
 
@@ -503,13 +490,10 @@ PICTURES = {
     "lines, top to bottom": (page("12345", "67890"), ["12345", "67890"]),
     "a sloping row": (page("4826", side=100, fall=0.45), ["4826"]),
     "two columns": (two_columns(), ["12340", "78652"]),
-    "dim": (dim(page("360")), ["360"]),
-    "dim, with a frame": (dim(frame(page("360"))), ["360"]),
     "light on dark": (ImageOps.invert(page("94")), ["94"]),
     "a dark halo": (halo(), ["8"]),
     "dark corners": (dark_corners(), ["480", "216"]),
     "a dark object at the edge": (dark_object(), ["3852"]),
-    "squared paper": (squared(), ["5230", "648"]),
     "a 5's flag apart": (five(), ["5"]),
     "a 1 with a foot": (one_with_a_foot(), ["1"]),
     "a stretched crop": (stretched(), ["4"]),
@@ -603,7 +587,7 @@ FORMATS = {
 
 
 def test_formats(trained, tmp_path):
-    """Every form of a digit; 108 megapixels are no bomb, nor are 200 of a JPEG."""
+    """Every form of a digit is read; 108 megapixels are no bomb."""
     for number in range(8):
         plain = photo(CLEAR[number])
         for name, convert in FORMATS.items():
@@ -613,12 +597,11 @@ def test_formats(trained, tmp_path):
             layer.putalpha(ImageOps.invert(plain))
             layer.save(tmp_path / f"{number}-{ink}-on-nothing.png")
     plain.resize((12000, 9000)).save(tmp_path / "7-huge.png")
-    plain.resize((20000, 10000)).save(tmp_path / "7-huge.jpg")
     images, errors = read_json(trained, tmp_path)
     names = [os.path.basename(image["file"]) for image in images]
     assert not errors
     assert [texts(image) for image in images] == [[name[0]] for name in names]
-    assert len(images) == 8 * (len(FORMATS) + 2) + 2
+    assert len(images) == 8 * (len(FORMATS) + 2) + 1
 
 
 def test_drawn_photographs(read, networks, predict):
