@@ -292,7 +292,7 @@ class Stroke(NamedTuple):
 
 
 # Half of the world writes so, MNIST's Americans seldom.
-UPSTROKE = Stroke(1, (4, 11), 5, (0.6, 1.3), (0.3, 1), (1, 1))
+UPSTROKE = Stroke(1, (4, 11), 5, (0.6, 1.3), (0.4, 1), (1, 1))
 BAR = Stroke(7, (14, 18), 14, (1.25, 1.6), (0.4, 0.8), (0, 0))
 
 
