@@ -281,52 +281,50 @@ def has_fast_bf16(device: str) -> bool:
 
 # %% Strokes
 class Stroke(NamedTuple):
-    """An upright 1 on a digit; of two numbers, one between them."""
+    """A straight line on a digit; of two numbers, a random one between them."""
 
     digit: int
-    row: tuple  # of 28, where it meets the digit's ink ...
-    own_row: int  # ... with this row of its own
-    turn: tuple  # radians, from hanging down to pointing left
-    length: tuple  # of its own
+    row: tuple  # of 28, where it meets the digit's ink
+    before: float  # the part of it to the right of that ink
+    turn: tuple  # radians, from straight down to the left
+    length: tuple  # pixels
     shift: tuple  # pixels that bring the centre of mass back
 
 
 # Half of the world writes so, MNIST's Americans seldom.
-UPSTROKE = Stroke(1, (4, 11), 5, (0.6, 1.3), (0.4, 1), (1, 1))
-BAR = Stroke(7, (14, 18), 14, (1.25, 1.6), (0.4, 0.8), (0, 0))
+UPSTROKE = Stroke(1, (4, 12), 0, (0.5, 1.3), (6, 18), (1, 1))
+BAR = Stroke(7, (15, 19), 0.5, (1.3, 1.6), (6, 14), (0, 0))
 
 
 def add_strokes(digits: Digits) -> Digits:
     """The digits, a share of the 1s with UPSTROKE and of the 7s with BAR."""
     images, labels = digits.images.clone(), digits.labels
-    is_upright = (images > 0).any(1).sum(1) <= 8  # columns with ink
-    ones = images[(labels == 1) & is_upright]
     for stroke in (UPSTROKE, BAR):
         chosen = (labels == stroke.digit) & (torch.rand(len(labels)) < STROKES)
-        if chosen.any() and len(ones):
-            images[chosen] = draw(stroke, images[chosen], ones)
+        images[chosen] = draw(stroke, images[chosen])
     return Digits(images, labels)
 
 
-def draw(stroke: Stroke, images: Tensor, ones: Tensor) -> Tensor:
-    """Join one of the ones to each of (N, 28, 28) uint8 images."""
+def draw(stroke: Stroke, images: Tensor) -> Tensor:
+    """(N, 28, 28) uint8 digits with the stroke, as wide as their own lines."""
     n = len(images)
     row = torch.empty(n).uniform_(*stroke.row).long()
-    turn = torch.empty(n).uniform_(*stroke.turn)
-    length = torch.empty(n).uniform_(*stroke.length)
-    places = torch.arange(-13.5, 14) / 14  # of pixels, for grid_sample
-    ink = images[torch.arange(n), row] + 1e-3  # so that no row is empty
-    place = torch.stack([ink @ places / ink.sum(1), places[row]], 1)
-    own_place = torch.tensor([0, places[stroke.own_row]])
-    cos, sin = turn.cos(), turn.sin()
-    matrix = torch.stack([cos, sin, -sin / length, cos / length], 1)
-    matrix = matrix.view(n, 2, 2)
-    offset = own_place[:, None] - matrix @ place[:, :, None]
-    theta = torch.cat([matrix, offset], 2)
-    one = ones[torch.randint(len(ones), (n,)), None].float()
-    grid = F.affine_grid(theta, one.shape, align_corners=False)
-    drawn = F.grid_sample(one, grid, align_corners=False)[:, 0].byte()
-    return images.maximum(drawn).roll(stroke.shift, (1, 2))
+    turn = torch.empty(n, 1).uniform_(*stroke.turn)
+    length = torch.empty(n, 1).uniform_(*stroke.length)
+    ink = images / 255 + 1e-3  # so that no row is empty
+    # A line's ink is its length times its width, its edges are twice its length.
+    edges = ink.diff(dim=1)[:, :, 1:].hypot(ink.diff(dim=2)[:, 1:])
+    radius = (ink.sum((1, 2)) / edges.sum((1, 2)))[:, None]
+    axis = torch.arange(28.0)
+    line = ink[torch.arange(n), row]
+    place = torch.stack([row, line @ axis / line.sum(1)], 1)
+    vector = length * torch.cat([turn.cos(), -turn.sin()], 1)
+    start = (place - stroke.before * vector)[:, None]
+    away = torch.cartesian_prod(axis, axis) - start
+    along = (away @ vector[:, :, None] / length[:, None] ** 2).clamp(0, 1)
+    distance = (away - along * vector[:, None]).norm(dim=2).view_as(ink)
+    ink = ink.maximum((radius[:, None] + 0.5 - distance).clamp(0, 1))
+    return (255 * ink).byte().roll(stroke.shift, (1, 2))
 
 
 # %% Files
