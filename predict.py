@@ -11,10 +11,8 @@
 # %% Start
 """Report the accuracy of train.py's weights on MNIST's test images.
 
-    uv run predict.py            99.45 % of the 10,000, in 2 seconds
-    uv run predict.py --json     with calibration error and confusion matrix
-
-read.py reads your own pictures.
+uv run predict.py            99.45 % of the 10,000, in 2 seconds
+uv run predict.py --json     with calibration error and confusion matrix
 """
 
 import argparse
@@ -33,8 +31,7 @@ from typing import NamedTuple
 IS_COMMAND = __name__ == "__main__" and "ipykernel" not in sys.modules
 if IS_COMMAND:
     gc.disable()  # saves 0.35 s of the start
-    # Idle threads sleep sooner: twice as fast on a busy machine.
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # idle threads sleep sooner
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -105,8 +102,8 @@ def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
         if path.suffix == ".gz":
             data = gzip.decompress(data)
         header = 8 + 4 * len(shape)  # a type, N, and the shape
-        data = torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=header)
-        return data.view(-1, *shape)
+        data = bytearray(data[header:])
+        return torch.frombuffer(data, dtype=torch.uint8).view(-1, *shape)
     except Exception as error:
         raise Error(f"{path} is damaged, remove it: {error}") from None
 
@@ -122,13 +119,13 @@ def load(data_dir: Path, split: str) -> Digits:
 
 
 def find_data(data_dir: Path) -> Path:
-    """Return the folder to read: data_dir, or the sample if MNIST cannot be had."""
+    """Return data_dir, or the sample's folder if MNIST cannot be had."""
     if data_dir != MNIST_DIR or any(data_dir.rglob("t10k-labels*")):
         return data_dir
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
-        from torchvision.datasets import MNIST  # here, because it takes 0.8 s
+        from torchvision.datasets import MNIST  # takes 0.8 s
 
         MNIST(data_dir, download=True)
     except Exception as error:
@@ -180,16 +177,16 @@ def evaluate(model: SimpleCNN, digits: Digits) -> dict:
     """What `--json` prints of the digits read.
 
     `loss` is the mean cross-entropy, `calibration_error` the mean gap between
-    confidence and accuracy in 15 bins of confidence (Guo et al. 2017). `confusion`
-    has a row for each true digit, a column for each answer.
+    confidence and accuracy in 15 bins (Guo et al. 2017). `confusion` has a row for
+    each true digit, a column for each answer.
     """
     logits = classify(model, digits.images)
     labels = digits.labels.long()
     total = len(labels)
     confidence, answers = logits.softmax(1).max(1)
     right = answers == labels
-    bins = (15 * confidence).long().clamp(max=14)  # 1.0 belongs to the last
-    gaps = torch.bincount(bins, confidence - right.float())  # sums
+    bins = (15 * confidence).long().clamp(max=14)
+    gaps = torch.bincount(bins, confidence - right.float())
     confusion = torch.bincount(10 * labels + answers, minlength=100)
     return {
         "accuracy": int(right.sum()) / total,
@@ -203,35 +200,35 @@ def evaluate(model: SimpleCNN, digits: Digits) -> dict:
 
 # %% Command line
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--weights", default="data/mnist_cnn.pt", help="file or URL")
-    add("--data-dir", type=Path, default=MNIST_DIR, help="folder of the test files")
+    default = "data/mnist_cnn.pt"
+    add("--weights", default=default, help=f"file or URL (default: {default})")
+    folder = f"of the test files (default: {MNIST_DIR})"
+    add("--data-dir", type=Path, default=MNIST_DIR, help=folder)
     add("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     model = load_weights(args.weights)
     data_dir = find_data(args.data_dir.expanduser())
     result = evaluate(model, load(data_dir, "test"))
     seen = data_dir.resolve().match(str(SAMPLE_DIR))
-    result["among_mnist_training_images"] = seen
+    result |= {"among_mnist_training_images": seen, "torch": torch.__version__}
+    result |= {"weights": args.weights, "data_dir": str(data_dir)}
     if args.json:
-        result |= {"weights": args.weights, "data_dir": str(data_dir)}
-        print(json.dumps(result | {"torch": torch.__version__}))
+        print(json.dumps(result))
         return
-    what = "test images" if data_dir == MNIST_DIR else f"test images of {data_dir}"
+    what = f"{result['total']:,} test images"
     if seen:
-        what = f"digits of {data_dir}, which are among MNIST's training images"
-    accuracy = 100 * result["accuracy"]
-    print(f"Accuracy of SimpleCNN on the {result['total']:,} {what}: {accuracy:.2f} %")
+        what = f"1,000 digits of {data_dir}, which are among MNIST's training images"
+    elif data_dir != MNIST_DIR:
+        what += f" of {data_dir}"
+    print(f"Accuracy of SimpleCNN on the {what}: {100 * result['accuracy']:.2f} %")
 
 
 if __name__ == "__main__":
     if IS_COMMAND:
         gc.freeze()  # saves 0.3 s at the end
-    # What a notebook's kernel was started with is not for this file.
+    # A notebook's kernel has arguments of its own.
     argv = [] if "kernel_launcher" in sys.argv[0] else None
     try:
         main(argv)

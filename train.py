@@ -131,8 +131,8 @@ def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
         if path.suffix == ".gz":
             data = gzip.decompress(data)
         header = 8 + 4 * len(shape)  # a type, N, and the shape
-        data = torch.frombuffer(bytearray(data), dtype=torch.uint8, offset=header)
-        return data.view(-1, *shape)
+        data = bytearray(data[header:])
+        return torch.frombuffer(data, dtype=torch.uint8).view(-1, *shape)
     except Exception as error:
         raise Error(f"{path} is damaged, remove it: {error}") from None
 
@@ -329,13 +329,13 @@ def draw(stroke: Stroke, images: Tensor) -> Tensor:
 
 # %% Files
 def find_data(data_dir: Path) -> Path:
-    """Return the folder to read: data_dir, or the sample if MNIST cannot be had."""
+    """Return data_dir, or the sample's folder if MNIST cannot be had."""
     if data_dir != MNIST_DIR or any(data_dir.rglob("t10k-labels*")):
         return data_dir
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
-        from torchvision.datasets import MNIST  # here, because it takes 0.8 s
+        from torchvision.datasets import MNIST  # takes 0.8 s
 
         MNIST(data_dir, download=True)
     except Exception as error:
@@ -474,7 +474,7 @@ if __name__ == "__main__":
         libc = ctypes.CDLL(None)
         libc.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
         libc.mallopt(-3, 1 << 25)  # M_MMAP_THRESHOLD
-    # What a notebook's kernel was started with is not for this file.
+    # A notebook's kernel has arguments of its own.
     argv = [] if "kernel_launcher" in sys.argv[0] else None
     try:
         model, history = main(argv)
