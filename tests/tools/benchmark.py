@@ -49,18 +49,10 @@ def post(job: str, weights: str, data_dir: Path) -> None:
     to_tensor = transforms.ToTensor()
     normalize = transforms.Normalize((0.1307,), (0.3081,))
     transform = transforms.Compose([to_tensor, normalize])
-    model = nn.Sequential(
-        nn.Conv2d(1, 32, 3),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 3),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(1600, 128),
-        nn.ReLU(),
-        nn.Linear(128, 10),
-    )
+    layers = [nn.Conv2d(1, 32, 3), nn.ReLU(), nn.MaxPool2d(2)]
+    layers += [nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+    layers += [nn.Linear(1600, 128), nn.ReLU(), nn.Linear(128, 10)]
+    model = nn.Sequential(*layers)
     if job == "train":
         data = datasets.MNIST(data_dir, True, transform)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
@@ -88,7 +80,6 @@ class Run(NamedTuple):
     """A whole process with its children."""
 
     seconds: float
-    cpu_seconds: float
     megabytes: float  # the peak of memory
     output: str
 
@@ -113,8 +104,7 @@ def measure(command: list) -> Run:
         words = " ".join(command)
         sys.exit(f"error: this failed, run it alone to see why: {words}")
     unit = 1e6 if sys.platform == "darwin" else 1e3
-    cpu = usage.ru_utime + usage.ru_stime
-    return Run(seconds, cpu, usage.ru_maxrss / unit, output)
+    return Run(seconds, usage.ru_maxrss / unit, output)
 
 
 # %% Tables
@@ -139,20 +129,16 @@ def compare(commands: dict[str, list], rounds: int) -> None:
     for _ in range(rounds + 1):
         for name, command in commands.items():
             runs[name].append(measure(command))
-    figures = ["s", "CPU s", "MB", "accuracy %", "ratio of s", "ratio of MB"]
-    print_header("min / median / max", *figures)
+    print_header("min / median / max", "s", "ratio of s", "MB", "accuracy %")
     first, *_ = runs.values()
     for name, mine in runs.items():
-        # Without the first round.
-        pairs = list(zip(mine, first, strict=True))[1:]
+        pairs = list(zip(mine, first, strict=True))[1:]  # without the first round
         print_row(
             name,
             spread([run.seconds for run, _ in pairs], 1),
-            spread([run.cpu_seconds for run, _ in pairs], 1),
+            spread([run.seconds / base.seconds for run, base in pairs], 2),
             spread([run.megabytes for run, _ in pairs], 0),
             spread([run.accuracy() for run, _ in pairs], 2),
-            spread([run.seconds / base.seconds for run, base in pairs], 2),
-            spread([run.megabytes / base.megabytes for run, base in pairs], 2),
         )
 
 
@@ -193,7 +179,7 @@ def main() -> None:
         post(*args.post, args.data_dir)
         return
     wanted = [args.only] if "only" in args else tables
-    import torch  # which the rounds need as a process of their own
+    import torch
 
     isa = torch.backends.cpu.get_cpu_capability()
     bf16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
