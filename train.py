@@ -287,14 +287,14 @@ class Stroke(NamedTuple):
     digit: int
     row: tuple  # of 28, where it meets the digit's ink
     before: float  # the part of it that lies to the right of there
-    turn: tuple  # radians, from straight down to the left
-    length: tuple  # pixels
+    end: tuple  # the row of its left end
+    left: tuple  # pixels from its right end to its left one
     shift: tuple  # pixels that bring the centre of mass back
 
 
 # Half of the world writes so, MNIST's Americans seldom.
-UPSTROKE = Stroke(1, (4, 12), 0, (0.5, 1.3), (6, 18), (1, 1))
-BAR = Stroke(7, (15, 19), 0.5, (1.3, 1.6), (6, 14), (0, 0))
+UPSTROKE = Stroke(1, (5, 12), 0, (13, 22), (4, 12), (1, 1))
+BAR = Stroke(7, (14, 19), 0.5, (15, 20), (6, 14), (0, 0))
 
 
 def add_strokes(digits: Digits) -> Digits:
@@ -310,8 +310,8 @@ def draw(stroke: Stroke, images: Tensor) -> Tensor:
     """(N, 28, 28) uint8 digits with the stroke, as wide as their own lines."""
     n = len(images)
     row = torch.empty(n).uniform_(*stroke.row).long()
-    turn = torch.empty(n, 1).uniform_(*stroke.turn)
-    length = torch.empty(n, 1).uniform_(*stroke.length)
+    end = torch.empty(n).uniform_(*stroke.end)
+    left = torch.empty(n).uniform_(*stroke.left)
     ink = images / 255 + 1e-3  # so that no row is empty
     # A line's ink is its length times its width, its edges are twice its length.
     edges = ink.diff(dim=1)[:, :, 1:].hypot(ink.diff(dim=2)[:, 1:])
@@ -319,11 +319,11 @@ def draw(stroke: Stroke, images: Tensor) -> Tensor:
     axis = torch.arange(28.0)
     line = ink[torch.arange(n), row]
     place = torch.stack([row, line @ axis / line.sum(1)], 1)
-    vector = length * torch.cat([turn.cos(), -turn.sin()], 1)
-    start = (place - stroke.before * vector)[:, None]
+    vector = torch.stack([end - row, -left], 1)[:, None]
+    start = place[:, None] - stroke.before * vector
     away = torch.cartesian_prod(axis, axis) - start
-    along = (away @ vector[:, :, None] / length[:, None] ** 2).clamp(0, 1)
-    distance = (away - along * vector[:, None]).norm(dim=2).view_as(ink)
+    along = (away @ vector.mT / (vector @ vector.mT)).clamp(0, 1)
+    distance = (away - along * vector).norm(dim=2).view_as(ink)
     ink = ink.maximum((radius[:, None] + 0.5 - distance).clamp(0, 1))
     return (255 * ink).byte().roll(stroke.shift, (1, 2))
 
