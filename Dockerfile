@@ -1,7 +1,9 @@
-# predict.py and read.py with the weights and the sample's test images. They run without
+# predict.py and read.py with the weights and the sample's test digits. They run without
 # network, root or writable files.
 #     uv run train.py && docker build -t mnist .
-#     docker run --rm mnist                        the accuracy on the sample
+#     docker run --rm mnist                        the accuracy on 1,000 digits of
+#                     data/sample, which are among MNIST's training images
+#     docker run --rm -v "$PWD/data/mnist:/mnist/data/mnist:ro" mnist    on MNIST's own
 #     docker run --rm mnist predict.py --json      the same with options
 #     docker run --rm -v "$PWD/scans:/scans:ro" mnist read.py /scans
 
@@ -23,5 +25,5 @@ COPY --chown=nobody data/sample data/sample
 COPY --chown=nobody data/mnist_cnn.pt data/
 USER nobody
 ENTRYPOINT ["/venv/bin/python"]
-# Named, because predict.py alone would first try to download MNIST.
-CMD ["predict.py", "--data-dir", "data/sample"]
+# Without a folder at data/mnist it reads the sample: nothing can be written there.
+CMD ["predict.py"]

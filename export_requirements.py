@@ -100,7 +100,8 @@ def export(scripts: list[str], *options: str) -> str:
 
 def check(path: str, text: str) -> None:
     """Print how the file differs from the text; raises Error where it does."""
-    old = Path(path).read_text(encoding="utf-8").splitlines()
+    # Of another encoding, as PowerShell's > writes, every line differs.
+    old = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     changes = list(difflib.unified_diff(old, text.splitlines(), path, n=0, lineterm=""))
     if changes:
         print("\n".join(changes))
@@ -137,7 +138,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args.output = args.output or args.format
     if not args.scripts:
         parser.error("none of the scripts is in this folder; name a SCRIPT")
-    if args.output in args.scripts:
+    if Path(args.output).resolve() in (Path(name).resolve() for name in args.scripts):
         parser.error(f"--output {args.output} is one of the scripts")
     return args
 

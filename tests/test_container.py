@@ -78,13 +78,14 @@ def image(context) -> SimpleNamespace:
     buildah("rmi", "--force", TAG)
 
 
-# With an empty network, the root of the image, and that read-only.
+# With an empty network, folders mounted at their places below the root of the image,
+# and all of it read-only.
 SETUP = """set -e
-root=$1 scans=$2
-shift 2
-mkdir -p $root/scans
+root=$1 source=$2 target=$1$3
+shift 3
+mkdir -p $target
 mount --bind $root $root
-mount --bind $scans $root/scans
+mount --bind $source $target
 mount -o remount,bind,ro $root
 mount -t proc proc $root/proc
 mount --rbind /dev $root/dev
@@ -93,30 +94,41 @@ exec chroot "$@"
 UNSHARE = ["unshare", "--net", "--mount", "--pid", "--fork", "sh", "-c", SETUP, "sh"]
 
 
-def docker_run(image, scans: Path, *command) -> CompletedProcess:
-    """`docker run --rm --network none --read-only -v scans:/scans mnist command`."""
+def docker_run(image, source: Path, target: str, *command) -> CompletedProcess:
+    """`docker run --rm --network none --read-only -v source:target mnist command`."""
     config = image.config
     environment = ["env", "-i", f"--chdir={config['WorkingDir']}", *config["Env"]]
     chroot = [f"--userspec={config['User']}", image.root, *environment]
     words = [*config["Entrypoint"], *(command or config["Cmd"])]
-    return run(*UNSHARE, image.root, scans, *chroot, *words, cwd=Path("/"))
+    setup = [*UNSHARE, image.root, source, target]
+    return run(*setup, *chroot, *words, cwd=Path("/"))
 
 
 def test_predicts_by_default(image, context, tmp_path):
-    result = docker_run(image, tmp_path)
+    """On the sample, and says what it is."""
+    result = docker_run(image, tmp_path, "/scans")
     expected = uv_run("predict.py", "--data-dir", "data/sample", cwd=context)
     assert (result.returncode, result.stdout) == (0, expected.stdout), result.stderr
-    assert "download" not in result.stderr
-    answer = json.loads(docker_run(image, tmp_path, "predict.py", "--json").stdout)
+    assert "of data/sample, which are among MNIST's training images" in result.stdout
+    command = ["predict.py", "--json"]
+    answer = json.loads(docker_run(image, tmp_path, "/scans", *command).stdout)
     assert f"{100 * answer['accuracy']:.2f} %" in expected.stdout
 
 
-def test_reads_mounted_pictures(image, context, tmp_path):
+def test_predicts_on_mounted_mnist(image, tmp_path):
     tmp_path.chmod(0o755)  # pytest's are private; the image's user is nobody
+    shutil.copytree(SAMPLE / "MNIST", tmp_path / "MNIST")
+    result = docker_run(image, tmp_path, "/mnist/data/mnist")
+    assert "SimpleCNN on the 1,000 test images: " in result.stdout, result.stderr
+    assert not result.stderr
+
+
+def test_reads_mounted_pictures(image, context, tmp_path):
+    tmp_path.chmod(0o755)
     for number in range(5):
         page = digit(number).resize((280, 280))
         page.save(tmp_path / f"{number}.png")
-    result = docker_run(image, tmp_path, "read.py", "/scans")
+    result = docker_run(image, tmp_path, "/scans", "read.py", "/scans")
     assert result.returncode == 0, result.stderr
     expected = uv_run("read.py", tmp_path, cwd=context)
     numbers = r"(?m)^\S+ +(\d+) "
@@ -130,7 +142,7 @@ def test_no_root_no_network_nothing_to_write(image, tmp_path):
 assert os.getuid(), "root"
 assert [name for _, name in socket.if_nameindex()] == ["lo"], "a network"
 open("/tmp/file", "w")"""
-    result = docker_run(image, tmp_path, "-c", code)
+    result = docker_run(image, tmp_path, "/scans", "-c", code)
     assert "Read-only file system: '/tmp/file'" in result.stderr
 
 

@@ -22,28 +22,31 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 TWO = [*TORCHRUN, "--standalone", "--nproc-per-node", "2"]
 # Of the 62 steps that an epoch of the sample has.
 THREE_STEPS = ["--epochs", "0.05", "--batch-size", "64"]
-COUNT_THREADS = r"""import atexit, sys, torch
-atexit.register(lambda: sys.stderr.write(f"{torch.get_num_threads()} threads\n"))"""
 WRITE_PID = r"""import os, pathlib
 pathlib.Path("pid" + os.environ["RANK"]).write_text(str(os.getpid()))"""
 
 
 def test_two_processes_are_one_training(tmp_path):
-    """The same weights but for rounding, in bf16 4e-5; half a batch makes it 1e-3."""
-    script = driver(tmp_path, COUNT_THREADS)
+    """The same weights but for rounding, in bf16 4e-5; half a batch makes it 1e-3.
+
+    So what they read right is the same, too: within 0.1 points.
+    """
     options = ["--data-dir", SAMPLE, *THREE_STEPS, "--weights"]
-    assert run(sys.executable, script, *options, "1.pt", cwd=tmp_path).returncode == 0
-    result = run(*TWO, script, *options, "2.pt", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    one, two = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, 2))
-    gaps = [(one[name] - two[name]).abs().flatten() for name in one]
+    train = REPO / "train.py"
+    one = run(sys.executable, train, *options, "1.pt", cwd=tmp_path)
+    two = run(*TWO, train, *options, "2.pt", cwd=tmp_path)
+    assert two.returncode == 0, two.stderr
+    first, second = (torch.load(tmp_path / f"{n}.pt") for n in (1, 2))
+    gaps = [(first[name] - second[name]).abs().flatten() for name in first]
     assert torch.cat(gaps).mean() < 2e-4
-    assert len(re.findall("(?m)^Accuracy ", result.stdout)) == 1
-    assert result.stdout.count("SimpleCNN(") == 1
-    assert files_below(tmp_path) == {"driver.py", "1.pt", "2.pt"}
-    # Each process has its part of the cores; torchrun alone would give it one thread.
-    threads = max(1, len(os.sched_getaffinity(0)) // 2)
-    assert result.stderr.count(f"{threads} threads\n") == 2
+    accuracies = [
+        re.findall(r"(?m)^Accuracy .*: (\S+) %$", result.stdout)
+        for result in (one, two)
+    ]
+    assert len(accuracies[1]) == 1
+    assert abs(float(accuracies[0][0]) - float(accuracies[1][0])) <= 0.1
+    assert two.stdout.count("SimpleCNN(") == two.stdout.count("wrote 2.pt") == 1
+    assert files_below(tmp_path) == {"1.pt", "2.pt"}
 
 
 def test_data_are_downloaded_once(mirror, tmp_path):
@@ -52,16 +55,6 @@ def test_data_are_downloaded_once(mirror, tmp_path):
     assert "the 1,000 test images: " in result.stdout, result.stderr
     # torchvision asks twice, first for redirections.
     assert [mirror.requests.count(f"/{name}.gz") for name in FILES] == [2] * 4
-
-
-def test_batch_that_the_processes_cannot_share(tmp_path):
-    options = ["--data-dir", SAMPLE, "--batch-size", 63]
-    result = run(*TWO, REPO / "train.py", *options, cwd=tmp_path)
-    assert result.returncode
-    assert "error: --batch-size 63 must be" in result.stderr
-    assert "a multiple of 2" in result.stderr
-    assert "Accuracy" not in result.stdout
-    assert not files_below(tmp_path)
 
 
 def test_a_process_that_dies_ends_the_job(tmp_path):
@@ -90,7 +83,6 @@ def test_a_process_that_dies_ends_the_job(tmp_path):
     assert b"SIGKILL" in stderr
     assert b"Accuracy" not in stdout
     assert (tmp_path / "w.pt").read_bytes() == b"old"
-    assert files_below(tmp_path) == {"driver.py", "pid0", "pid1", "w.pt"}
 
 
 def run_on_two_hosts(
@@ -100,7 +92,6 @@ def run_on_two_hosts(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = ENV | {"GLOO_SOCKET_IFNAME": "lo"}
 
     def run_on(number: int) -> subprocess.CompletedProcess:
         command = [
@@ -114,8 +105,8 @@ def run_on_two_hosts(
             REPO / "train.py",
             *arguments,
         ]
-        cwd = folder / f"host{number}"
-        return run(*command, cwd=cwd, env=environment, timeout=180)
+        env = ENV | {"GLOO_SOCKET_IFNAME": "lo"}
+        return run(*command, cwd=folder / f"host{number}", env=env)
 
     with ThreadPoolExecutor() as pool:
         return list(pool.map(run_on, (0, 1)))
@@ -133,9 +124,7 @@ def test_two_hosts_then_data_that_one_of_them_cannot_read(tmp_path):
     labels = data / "raw" / FILES[1]
     labels.write_bytes(labels.read_bytes()[:-1])
     first, second = run_on_two_hosts(tmp_path, "--epochs", "1000")
-    assert first.returncode
-    assert second.returncode
+    assert first.returncode and second.returncode
     assert "Accuracy" not in first.stdout
     assert re.search("error: .*data/mnist", second.stderr), second.stderr
-    assert files_below(tmp_path / "host1") == set(FILES)
     assert (tmp_path / "host0/data/mnist_cnn.pt").read_bytes() == weights

@@ -103,12 +103,14 @@ def test_check_shows_what_would_change(tmp_path):
     result = export("x.py", "--check", cwd=tmp_path)
     assert_one_error_line(result, "requirements.txt")  # there is none
     export("x.py", cwd=tmp_path)
-    old = output.read_text().replace("tqdm==4.70.1", "tqdm==4.70.0")
-    output.write_text(old)
-    result = export("x.py", "--check", cwd=tmp_path)
-    assert_one_error_line(result, "requirements.txt is out of date", "without --check")
-    assert "-tqdm==4.70.0 \\\n+tqdm==4.70.1 \\\n" in result.stdout
-    assert output.read_text() == old
+    text = output.read_text()
+    # PowerShell's > writes UTF-16.
+    for old in (text.replace("4.70.1", "4.70.0").encode(), text.encode("utf-16")):
+        output.write_bytes(old)
+        result = export("x.py", "--check", cwd=tmp_path)
+        assert_one_error_line(result, "requirements.txt is out of date", "--check")
+        assert "\n+tqdm==4.70.1 \\\n" in result.stdout
+        assert output.read_bytes() == old
 
 
 # %% What goes wrong
@@ -149,25 +151,7 @@ def test_outputs_that_cannot_be(tmp_path):
     (tmp_path / "x.py").write_text(PINNED)
     result = export("x.py", "--output", "no/such/folder.txt", cwd=tmp_path)
     assert_one_error_line(result, "no/such/folder.txt")
-    result = export("x.py", "--output", "x.py", cwd=tmp_path)
-    assert_one_error_line(result, "x.py is one of the scripts", status=2)
+    for name in ("x.py", "./x.py", tmp_path / "x.py"):
+        result = export("x.py", "--output", name, cwd=tmp_path)
+        assert_one_error_line(result, "x.py is one of the scripts", status=2)
     assert (tmp_path / "x.py").read_text() == PINNED
-
-
-def test_no_network(tmp_path):
-    """Of export_requirements.py itself uv has what it needs."""
-    (tmp_path / "x.py").write_text(block("tqdm==4.70.1"))
-    uv_run("export_requirements.py", "--help", cwd=tmp_path)
-    python = run(
-        "uv",
-        "python",
-        "find",
-        "--script",
-        REPO / "export_requirements.py",
-        cwd=tmp_path,
-    ).stdout.strip()
-    environment = ENV | {"UV_OFFLINE": "1", "UV_CACHE_DIR": str(tmp_path / "empty")}
-    command = [python, REPO / "export_requirements.py", "x.py"]
-    result = run(*command, cwd=tmp_path, env=environment)
-    assert result.returncode == 1
-    assert "error: uv cannot resolve x.py" in result.stderr, result.stderr

@@ -1,5 +1,6 @@
-"""The scripts run without a clone, without uv, and on other Pythons."""
+"""The scripts run as notebooks, without a clone, without uv, and on other Pythons."""
 
+import json
 import os
 import re
 import shutil
@@ -8,10 +9,19 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
-from conftest import ENV, REPO, SAMPLE, assert_one_error_line, digit, run
+from conftest import (
+    ENV,
+    REPO,
+    SAMPLE,
+    SCRIPTS,
+    assert_one_error_line,
+    digit,
+    play_mnist,
+    run,
+)
 from test_export import FORMATS, export, packages
 
-ACCURACY = re.compile(r"Accuracy of SimpleCNN on the 1,000 test images.*: \d\d\.\d\d %")
+ACCURACY = re.compile(r"Accuracy of SimpleCNN on the 1,000 .*: \d\d\.\d\d %")
 SHORT = ["--epochs", 0.05, "--data-dir", SAMPLE]
 
 
@@ -28,6 +38,49 @@ def empty(tmp_path) -> Path:
     folder = tmp_path / "empty"
     folder.mkdir()
     return folder
+
+
+# %% Notebooks
+JUPYTER = ["uvx", "--from", "jupytext==1.19.6"]
+JUPYTER += ["--with", "nbconvert==7.17.2", "--with", "ipykernel==7.4.0"]
+MORE = {  # cells after the script's
+    # The training can be looked at; %run has arguments of its own.
+    "train": f"""assert len(history) == 312
+before = open("data/mnist_cnn.pt", "rb").read()
+%run {REPO}/train.py --data-dir {SAMPLE} --epochs 0.05 --weights w.pt
+assert len(history) == 1 and open("data/mnist_cnn.pt", "rb").read() == before""",
+    "predict": f"%run {REPO}/predict.py --data-dir {SAMPLE}",
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_notebook(name, trained, tmp_path):
+    """jupytext converts it, and every cell runs, with the defaults."""
+    play_mnist(tmp_path)
+    shutil.copy(trained.weights, tmp_path / "data")
+    # The kernel is the Python of the command, with the packages of the script.
+    script = REPO / f"{name}.py"
+    python = [*JUPYTER, "--with-requirements", script, "python", "-m"]
+    result = run(
+        *[*python, "jupytext", "--to", "ipynb", "--output", "x.ipynb", script],
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    notebook = json.loads((tmp_path / "x.ipynb").read_text(encoding="utf-8"))
+    more = {"cell_type": "code", "metadata": {}, "outputs": [], "source": MORE[name]}
+    notebook["cells"].append(more | {"execution_count": None, "id": "more"})
+    (tmp_path / "x.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    execute = ["nbconvert", "--to", "notebook", "--execute", "--inplace", "x.ipynb"]
+    result = run(*python, *execute, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr[-3000:]
+    cells = json.loads((tmp_path / "x.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) >= 5
+    assert all(cell["execution_count"] for cell in code)
+    outputs = [output for cell in code for output in cell["outputs"]]
+    printed = "".join("".join(output.get("text", [])) for output in outputs)
+    assert "SimpleCNN on the 1,000 test images: " in printed
+    assert printed.count("SimpleCNN on the 1,000 ") == 2
 
 
 # %% From a URL
@@ -61,7 +114,26 @@ def test_published_weights(script, server, trained, empty, tmp_path):
     assert_one_error_line(result, "mnist_cnn.pt")
 
 
-# %% Other installers and Pythons
+# %% Other installers, builds and Pythons
+LINE = '# torch-backend = "cpu"\n'  # README.md's, below [tool.uv]
+INDEX = "https://download.pytorch.org/whl/cpu/torch/"
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_small_build(script, tmp_path):
+    """Not every machine reaches PyTorch's index, so what counts is that uv asks it."""
+    source = (REPO / script).read_text(encoding="utf-8")
+    small = source.replace("# [tool.uv]\n", "# [tool.uv]\n" + LINE)
+    assert small.count(LINE) == 1
+    resolve = ["uv", "sync", "-v", "--dry-run", "--script", script]
+    for text, asked in ((small, True), (source, False)):
+        (tmp_path / script).write_text(text, encoding="utf-8")
+        result = run(*resolve, cwd=tmp_path, env=ENV | {"UV_HTTP_RETRIES": "0"})
+        assert (INDEX in result.stderr) == asked, result.stderr
+        # Where the index answers, this is its build.
+        assert result.returncode or ("+cpu" in result.stderr) == asked, result.stderr
+
+
 @pytest.mark.slow
 def test_pip(tmp_path, empty):
     """A new environment, plain pip and hashes: all of 3 GB from the registry."""
@@ -95,7 +167,7 @@ def test_pip(tmp_path, empty):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13"])
+@pytest.mark.parametrize("version", ["3.11", "3.12", "3.13", "3.14"])
 def test_python(version, empty, tmp_path):
     """On copies: uv keeps one environment for each path; the original's stays."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
