@@ -411,6 +411,7 @@ def test_a_full_disk(serve, folder):
     assert status == 500 and "too large" in text, text
     resource.prlimit(server, resource.RLIMIT_FSIZE, free)
     assert len(reading(address)["lessons"]) == 1
+    assert len(torch.load(folder / "data/taught.pt")["lessons"]) == 1
     images, labels = import_script("train").load(folder / "data/taught", "train")
     assert len(images) == len(labels) == 1
     assert teach(address, 1, UPSTROKED[1])[0] == 200
