@@ -23,7 +23,6 @@ data/taught.pt has the lessons and a network that knows them; a later start read
 """
 
 import argparse
-import asyncio
 import copy
 import io
 import os
@@ -35,6 +34,7 @@ import threading
 import urllib.request
 import warnings
 import webbrowser
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -117,12 +117,12 @@ def load_weights(
 # %% Teaching: gradient descent of the linear layers; 1 ms a step, 10 with convolutions
 LR = 0.04  # falls to 0
 STEPS = 20  # times the square root of the number of lessons
-TAUGHT, REPLAYED = 8, 56  # lessons and other digits in a batch
-TESTED = 1000  # digits for the accuracy;
-DIGITS = 5000  # the others of these are replayed, so that they are not forgotten
+TAUGHT, REPLAYED = 8, 56  # lessons and digits of MNIST in a batch
+DIGITS = 5000  # of MNIST:
+TESTED = 1000  # these measure the accuracy, the others are replayed lest it forgets
 SURE = 0.95  # a lesson against such an answer may be a slip,
-COSTLY = 0.5  # and one that costs so many points, too
-REPLAY = Path("data/sample/MNIST/raw"), Path("data/mnist/MNIST/raw")
+COSTLY = 0.5  # and one that costs so many points of accuracy, too
+REPLAY = Path("data/mnist/MNIST/raw"), Path("data/sample/MNIST/raw")
 FILES = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
 
 
@@ -134,8 +134,8 @@ def to_images(data: bytes) -> Tensor:
 
 
 @torch.no_grad()
-def look(model: SimpleCNN, images: Tensor) -> Tensor:
-    """What the convolutions make of them: (N, 1600) float32."""
+def convolve(model: SimpleCNN, images: Tensor) -> Tensor:
+    """What the linear layers get of (N, 28, 28) uint8: (N, 1600) float32."""
     x = F.relu(F.max_pool2d(model.conv1(normalize(images)), 2))
     return F.relu(F.max_pool2d(model.conv2(x), 2)).flatten(1)
 
@@ -148,58 +148,57 @@ class Pupil:
 
     def __init__(self, model: SimpleCNN, path: Path):
         self.untaught = self.model = model
-        raw = path.with_suffix("") / "MNIST/raw"
-        self.paths = path, *(raw / name for name in FILES)  # a start reads the first
-        self.lessons, self.labels, self.accuracy = {}, [], 0
-        self.note, self.slip = "", False
-        self.busy = threading.Lock()  # one lesson at a time
+        folder = path.with_suffix("") / "MNIST/raw"
+        self.paths = path, *(folder / name for name in FILES)
+        self.lessons, self.accuracy = {}, 0
+        self.features = self.labels = None  # of MNIST
         try:
-            if any(file.exists() for file in self.paths):
+            if path.exists():
                 self.lessons = torch.load(path, weights_only=True)["lessons"]
         except Exception:
             raise Error(f"{path} has no lessons; name another --taught") from None
-        for raw in REPLAY:
-            if (raw / FILES[1]).exists():
-                images, labels = ((raw / name).read_bytes() for name in FILES)
-                images = to_images(images[16:][: 784 * DIGITS]).split(500)
-                self.seen = torch.cat([look(model, part) for part in images])
+        for folder in REPLAY:
+            if (folder / FILES[1]).exists():
+                images, labels = ((folder / name).read_bytes() for name in FILES)
+                parts = to_images(images[16:][: 784 * DIGITS]).split(500)
+                self.features = torch.cat([convolve(model, part) for part in parts])
                 self.labels = torch.tensor([*labels[8:][:DIGITS]])
-        if len(self.labels):
-            self.model, self.accuracy = self.learn(self.lessons)
+                self.model, self.accuracy = self.learn(self.lessons)
+                break
 
     def learn(self, lessons: dict[bytes, int]) -> tuple[SimpleCNN, float]:
         """A network that knows these lessons alone, and its accuracy in percent."""
-        if not len(self.labels):
+        if self.labels is None:
             raise Error("no digits to replay in data/mnist or data/sample")
         torch.manual_seed(0)  # the same lessons make the same network
         model = copy.deepcopy(self.untaught)
         layers = nn.Sequential(model.fc1, nn.ReLU(), model.fc2)
-        seen = look(model, to_images(b"".join(lessons)))
+        features = convolve(model, to_images(b"".join(lessons)))
         labels = torch.tensor([*lessons.values()])
         steps = round(STEPS * len(lessons) ** 0.5)
         for step in range(steps):
             new = torch.randint(len(lessons), [TAUGHT])
             old = torch.randint(TESTED, len(self.labels), [REPLAYED])
-            x = torch.cat([seen[new], self.seen[old]])
+            x = torch.cat([features[new], self.features[old]])
             y = torch.cat([labels[new], self.labels[old]])
             layers.zero_grad()
             F.cross_entropy(layers(x), y).backward()
             with torch.no_grad():
                 for p in layers.parameters():
                     p -= LR * (1 - step / steps) * p.grad
-        right = layers(self.seen[:TESTED]).argmax(1) == self.labels[:TESTED]
+        right = layers(self.features[:TESTED]).argmax(1) == self.labels[:TESTED]
         return model, 100 * right.float().mean().item()
 
     def save(self, model: SimpleCNN, lessons: dict[bytes, int]) -> None:
-        """Write all files, or none where the disk is full."""
-        file, n, side = io.BytesIO(), len(lessons).to_bytes(4), bytes([0, 0, 0, 28])
-        torch.save({"state_dict": model.state_dict(), "lessons": lessons}, file)
-        images = b"".join([bytes([0, 0, 8, 3]), n, side, side, *lessons])
+        """Write all files, the last two in MNIST's format; none if the disk is full."""
+        checkpoint, n = io.BytesIO(), len(lessons).to_bytes(4)
+        torch.save({"state_dict": model.state_dict(), "lessons": lessons}, checkpoint)
+        images = bytes([0, 0, 8, 3, *n, 0, 0, 0, 28, 0, 0, 0, 28]) + b"".join(lessons)
         labels = bytes([0, 0, 8, 1, *n, *lessons.values()])
         self.paths[1].parent.mkdir(parents=True, exist_ok=True)
-        content = file.getvalue(), images, labels
-        for path, data in zip(self.paths, content, strict=True):
-            path.with_suffix(".new").write_bytes(data)
+        contents = checkpoint.getvalue(), images, labels
+        for path, content in zip(self.paths, contents, strict=True):
+            path.with_suffix(".new").write_bytes(content)
         for path in self.paths:
             path.with_suffix(".new").replace(path)
             if not lessons:
@@ -207,33 +206,38 @@ class Pupil:
 
     @torch.no_grad()
     def read(self, pixels: bytes, known: str = "") -> dict:
-        """The probabilities of N × 784 pixels; the lessons unless they are known."""
+        """Ten probabilities for each 784 pixels; the lessons unless they are known."""
         odds = self.model(normalize(to_images(pixels))).softmax(1).tolist()
-        reading = {"odds": odds, "version": str(hash(tuple(self.lessons.items())))}
-        if reading["version"] != known:
-            reading["lessons"] = [[label, *x] for x, label in self.lessons.items()]
-        return reading | {"note": self.note, "slip": self.slip}
+        version = str(hash(tuple(self.lessons.items())))
+        if version == known:
+            return {"odds": odds}
+        lessons = [[label, *image] for image, label in self.lessons.items()]
+        return {"odds": odds, "version": version, "lessons": lessons}
 
-    def teach(self, lesson: bytes) -> dict:
-        """Learn a label and pixels; label 10: forget them; no bytes: forget all."""
-        label, pixels = lesson[0] if lesson else 10, lesson[1:]
-        if lesson and (len(pixels) != 784 or label > 10 or not any(pixels)):
+    def teach(self, pixels: bytes, label: int) -> dict:
+        """Learn one digit; a note says what that brought, and if it may be a slip."""
+        if len(pixels) != 784 or label > 9:
             raise Error("a lesson is one digit")
-        with self.busy:
-            lessons, slip = dict(self.lessons) if lesson else {}, ""
-            corrected = lessons.pop(pixels, None)
-            if label < 10:
-                lessons[pixels] = label
-                [odds] = self.read(pixels)["odds"]
-                if corrected is None and SURE < max(odds) != odds[label]:
-                    digit = odds.index(max(odds))
-                    slip = f"It was {max(odds):.0%} sure of a {digit}. "
-            before, (model, accuracy) = self.accuracy, self.learn(lessons)
-            self.save(model, lessons)
-            self.note = f"{slip}MNIST {before:.1f} → {accuracy:.1f} %"
-            self.slip = label < 10 and (slip > "" or before - accuracy > COSTLY)
-            self.model, self.lessons, self.accuracy = model, lessons, accuracy
-        return {}
+        [odds] = self.read(pixels)["odds"]
+        digit, before, note = odds.index(max(odds)), self.accuracy, ""
+        if digit != label and max(odds) > SURE:
+            note = f"It was {max(odds):.0%} sure of a {digit}. "
+        change = self.change(self.lessons | {pixels: label})
+        if note or before - self.accuracy > COSTLY:
+            change += ". Press its picture to take it back."
+        return {"note": note + change}
+
+    def forget(self, pixels: bytes) -> dict:
+        """Take back a lesson, or all of them where there are no pixels."""
+        kept = {x: label for x, label in self.lessons.items() if x != pixels}
+        return {"note": self.change(kept if pixels else {})}
+
+    def change(self, lessons: dict[bytes, int]) -> str:
+        model, accuracy = self.learn(lessons)
+        self.save(model, lessons)
+        change = f"MNIST {self.accuracy:.1f} → {accuracy:.1f} %"
+        self.model, self.lessons, self.accuracy = model, lessons, accuracy
+        return change
 
 
 # %% Page
@@ -244,13 +248,15 @@ PAGE = """<!doctype html>
 <style>
 :root { font: clamp(16px, 2.3vmin, 30px) system-ui; color-scheme: light dark }
 body { margin: .5rem; user-select: none; touch-action: manipulation }
-main {
-  display: grid; grid: minmax(11rem, 1fr) / minmax(0, 1fr); gap: .5rem;
-  height: calc(100svh - 1rem);
+main { display: flex; flex-direction: column; gap: .5rem; height: calc(100svh - 1rem) }
+section { display: grid; grid: auto auto auto 1fr / minmax(0, 1fr); gap: .5rem }
+@media (orientation: landscape) {
+  main { flex-direction: row }
+  section { flex: 0 0 22rem }
 }
 div { display: flex; gap: .4rem; align-items: center }
 svg {
-  width: 100%; height: 100%; background: #8882; touch-action: none;
+  flex: 1; min-height: 11rem; background: #8882; touch-action: none;
   fill: none; stroke: currentcolor; stroke-width: 2.5; stroke-linecap: round;
 }
 button {
@@ -258,41 +264,34 @@ button {
   background: linear-gradient(#2f7cf690 0 0) 0 / 0 no-repeat #8883;
 }
 canvas { height: 2rem; vertical-align: middle; image-rendering: pixelated }
-#seen { height: 4.5rem }
-#answer { flex: 1; line-height: 4.5rem; text-align: center }
+#seen { height: 4rem }
+#answer { flex: 1; line-height: 4rem; text-align: center }
 i, .stale { color: GrayText }
-.warn { font-weight: bold }
 #bars { display: grid; grid: auto / repeat(5, 1fr); align-items: stretch }
-#notes { min-height: 4rem; flex-direction: column; align-items: start; gap: 0 }
+#notes { min-height: 4rem; margin: 0 }
 #strip { flex: 1; overflow-x: auto }
 #strip button { flex: none }
-@media (orientation: landscape) {
-  main { grid: auto 1fr auto auto / minmax(0, 1fr) 22rem }
-  svg { grid-row: 1 / 4 }
-  #tools { grid-area: 4 / 1 }
-  @media (min-height: 500px) {
-    #bars { grid: repeat(5, 1fr) / auto-flow 1fr; height: 100% }
-  }
-}
 </style>
 <main><svg id="drawing" viewBox="-50 -50 100 100" role="img" aria-label="Drawing"></svg>
-<div id="tools"><button id="undo" title="Ctrl-Z">Undo</button>
-  <button id="clear" title="Escape">Clear</button></div>
+<section>
+<div><button id="undo">Undo</button><button id="clear">Clear</button></div>
 <div><b id="answer"></b>What it sees
   <canvas id="seen" role="img" aria-label="28 × 28 pixels"></canvas></div>
 <div id="bars"></div>
-<div id="notes" role="status"><span id="hint"></span><span id="lesson"></span></div>
+<p id="notes" role="status"><span id="hint"></span><br><span id="lesson"></span></p>
 <div>Taught:<div id="strip"></div>
-  <button id="forget">Forget all</button></div></main>
+  <button id="forget">Forget all</button></div>
+</section></main>
 <script>
 const {drawing, undo, clear, answer, seen, bars, hint, lesson, strip, forget}
   = Object.fromEntries([...document.querySelectorAll("[id]")].map(x => [x.id, x]))
-const SURE = 0.6  // a digit less probable than this gets a question mark
+const DOUBT = 0.6  // a digit less probable than this gets a question mark
 const PEN = 2.5  // pixels of the image; 2 and 3.25 do as well
+const DOT = 2.5  // percent of the drawing; what is smaller is no digit
 const {max, min, hypot, floor, round} = Math
-let stroke, busy, again, version
+let busy, again, version
 
-function toImages() {  // strokes whose columns overlap are one
+function toImages() {  // strokes whose columns overlap are one digit
   const box = line => line.getBBox(), groups = []
   const lines = [...drawing.children].sort((a, b) => box(a).x - box(b).x)
   const tallest = max(...lines.map(line => box(line).height))
@@ -300,9 +299,9 @@ function toImages() {  // strokes whose columns overlap are one
   for (const line of lines) {
     if (box(line).x > edge) groups.push([])
     groups.at(-1).push(line)
-    edge = max(edge, box(line).x + box(line).width + min(PEN, tallest / 8))
+    edge = max(edge, box(line).x + box(line).width + min(DOT, tallest / 8))
   }
-  return tallest ? groups.flatMap(lines => toImage(lines, tallest)) : []
+  return tallest ? groups.flatMap(group => toImage(group, tallest)) : []
 }
 // As MNIST's (LeCun et al. 1998). What is read from a canvas, some browsers change.
 function toImage(lines, tallest) {
@@ -312,10 +311,11 @@ function toImage(lines, tallest) {
   })
   const xs = dots.map(dot => dot.x), ys = dots.map(dot => dot.y)
   const size = places => max(...places) - min(...places)
-  if (!(size(ys) > max(PEN, tallest / 4, size(xs) / 5))) return []  // a dot, a dash
+  const least = max(DOT, tallest / 4, size(xs) / 5)
+  if (!(size(ys) > least)) return []  // a dot or a dash
   const scale = (20 - PEN) / max(size(xs), size(ys))
   const start = places => places.reduce((a, b) => a + b) / dots.length - 14 / scale
-  const left = start(xs), top = start(ys)
+  const left = start(xs), top = start(ys)  // the centre of mass is at 14, 14
   return [Array.from({length: 784}, (_, i) => {
     const x = left + i % 28 / scale, y = top + floor(i / 28) / scale
     const nearest = min(...dots.map(dot => hypot(dot.x - x, dot.y - y)))
@@ -329,24 +329,27 @@ function paint(canvas, image) {
   canvas.getContext("2d").putImageData(new ImageData(rgba, 28), 0, 0)
 }
 
-drawing.onpointerdown = drawing.onpointermove = event => {
+drawing.onpointerdown = event => {
   if (!event.isPrimary || event.buttons !== 1) return  // a second finger, no press
-  const place = new DOMPoint(event.clientX, event.clientY)
-  const {x, y} = place.matrixTransform(drawing.getScreenCTM().inverse())
-  if (event.type === "pointerdown") {
-    drawing.setPointerCapture(event.pointerId)  // a stroke may leave the drawing
-    drawing.insertAdjacentHTML("beforeend", `<polyline points="${x},${y}"/>`)
-    stroke = drawing.lastChild
-  } else if (!drawing.hasPointerCapture(event.pointerId)) return  // from elsewhere
-  stroke.setAttribute("points", `${stroke.getAttribute("points")} ${x},${y}`)
+  drawing.setPointerCapture(event.pointerId)  // a stroke may leave the drawing
+  drawing.insertAdjacentHTML("beforeend", `<polyline points="${place(event)}"/>`)
+  drawing.onpointermove(event)  // a dot has two equal ends
+}
+drawing.onpointermove = event => {
+  if (!drawing.hasPointerCapture(event.pointerId)) return
+  const line = drawing.lastChild  // none after Undo
+  line?.setAttribute("points", `${line.getAttribute("points")} ${place(event)}`)
   look()
+}
+function place({clientX, clientY}) {
+  const point = new DOMPoint(clientX, clientY)
+  const {x, y} = point.matrixTransform(drawing.getScreenCTM().inverse())
+  return `${x},${y}`
 }
 undo.onclick = () => { drawing.lastChild?.remove(); look() }
 clear.onclick = () => { drawing.replaceChildren(); look() }
-forget.onclick = () => confirm("Forget all that was taught?") && change()
+forget.onclick = () => confirm("Forget all that was taught?") && change("forget", [])
 onkeydown = ({key, altKey, ctrlKey, metaKey, repeat}) => {
-  if (key === "Escape") clear.click()
-  if (key === "z" && (ctrlKey || metaKey)) undo.click()
   if (!altKey && !ctrlKey && !metaKey && !repeat) bars.children[key]?.click()
 }
 for (let digit = 0; digit < 10; digit++) {
@@ -355,12 +358,12 @@ for (let digit = 0; digit < 10; digit++) {
 }
 function teach(digit) {
   const images = toImages()
-  if (images.length === 1) change(digit, ...images[0])
+  if (images.length === 1) change(`teach/${digit}`, images[0])
   else lesson.textContent = "To teach, draw one digit."
 }
-async function change(...bytes) {
+async function change(path, image) {
   lesson.textContent = "Learning …"
-  try { await ask("teach", bytes) }
+  try { lesson.textContent = (await ask(path, image)).note }
   catch (error) { lesson.textContent = `${error}. Nothing was learned.` }
   look()
 }
@@ -371,31 +374,28 @@ async function ask(path, bytes) {
   if (json.error) throw json.error
   return json
 }
-function list({lessons, note, slip, ...reading}) {  // the newest first
-  version = reading.version
-  lesson.textContent = note
-  lesson.className = slip ? "warn" : ""
-  strip.replaceChildren(...lessons.reverse().map(([digit, ...image], i) => {
+function list(lessons) {  // the newest first
+  strip.replaceChildren(...lessons.reverse().map(([digit, ...image]) => {
     const thumb = document.createElement("button")
-    thumb.innerHTML = `<canvas></canvas> ${slip && !i ? "Take it back" : digit}`
+    thumb.innerHTML = `<canvas></canvas> ${digit}`
     thumb.title = `Take back this ${digit}`
-    thumb.onclick = () => change(10, ...image)
+    thumb.onclick = () => change("forget", image)
     paint(thumb.firstChild, image)
     return thumb
   }))
 }
-function show(odds, images) {
-  const sure = odds.map(row => max(...row)), i = sure.indexOf(min(...sure))
-  const digits = odds.map((row, i) => row.indexOf(sure[i]) + "?".repeat(sure[i] < SURE))
+function show(odds, images) {  // returns what there is to say
+  const best = odds.map(row => max(...row)), doubtful = best.indexOf(min(...best))
+  const digits = best.map((p, i) => odds[i].indexOf(p) + (p < DOUBT ? "?" : ""))
   const text = digits.join("")
   answer.innerHTML = digits.map(x => x[1] ? `<i>${x}</i>` : x).join("")
-  answer.style.fontSize = `${min(4.5, 12 / text.length)}rem`
-  paint(seen, images[i])
+  answer.style.fontSize = `${min(4, 12 / text.length)}rem`
+  paint(seen, images[doubtful])
   for (const [digit, bar] of [...bars.children].entries()) {
-    const percent = round(100 * (odds[i]?.[digit] ?? 0)) + "%"
+    const percent = round(100 * (odds[doubtful]?.[digit] ?? 0)) + "%"
     bar.style.backgroundSize = bar.lastChild.textContent = percent
   }
-  if (digits[1]) return `I read ${text}. Shown is digit ${i + 1}, in most doubt.`
+  if (digits[1]) return `I read ${text}. Shown is digit ${doubtful + 1}, in most doubt.`
   if (text) return `I read ${text}. Wrong? Press the right digit.`
   return drawing.lastChild ? "A dot or a dash is no digit." : "Draw a digit."
 }
@@ -405,8 +405,9 @@ async function look() {  // one reading at a time, of the newest drawing
   busy = true
   let text
   try {
-    const images = toImages(), reading = await ask(`read?${version}`, images.flat())
-    if (version !== reading.version) list(reading)
+    const images = toImages(), reading = await ask(`read/${version}`, images.flat())
+    if (reading.lessons) list(reading.lessons)
+    version = reading.version ?? version
     text = show(reading.odds, images)
     answer.className = ""
   } catch (error) {
@@ -424,30 +425,33 @@ look()
 
 
 # %% Server
+def is_own(headers: Mapping) -> bool:
+    """Whether draw.py's page or no page asks; behind a proxy Host may be another."""
+    if "sec-fetch-site" in headers:  # by browsers, over https or on this machine
+        return headers["sec-fetch-site"] == "same-origin"
+    return headers.get("origin", "").split("//")[-1] in ("", headers["host"])
+
+
 def make_app(pupil: Pupil, hosts: list[str]) -> Starlette:
-    """The page at /. It posts 784 bytes a digit to /read, 785 to /teach."""
-
-    async def post(request):
-        headers = request.headers
-        own = headers.get("origin", "").split("//")[-1] in ("", headers["host"])
-        # Behind a proxy Host may be another; no page can set what the browser says.
-        if headers.get("sec-fetch-site", "same-origin" * own) != "same-origin":
-            return JSONResponse({"error": "not draw.py's page"}, 403)
-        body = await request.body()
-        if request.url.path == "/read":  # in 2 ms, even while others wait for a lesson
-            return JSONResponse(pupil.read(body, request.url.query))
-        return JSONResponse(await asyncio.to_thread(pupil.teach, body))
-
-    def refuse(_, error):
-        status = 400 if isinstance(error, Error) else 500
-        return JSONResponse({"error": str(error)}, status)
-
-    refusals = {Error: refuse, OSError: refuse}
-    app = Starlette(max_body_size=20 * 784, exception_handlers=refusals)
+    """The page at /, which posts 784 bytes a digit."""
+    app = Starlette(max_body_size=20 * 784)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     app.add_route("/", lambda request: HTMLResponse(PAGE))
-    app.add_route("/read", post, methods=["POST"])
-    app.add_route("/teach", post, methods=["POST"])
+
+    def post(path, answer):
+        async def respond(request):  # one after another, a lesson in 0.2 s
+            if not is_own(request.headers):
+                return JSONResponse({"error": "not draw.py's page"}, 403)
+            try:
+                return JSONResponse(answer(await request.body(), **request.path_params))
+            except (Error, OSError) as error:
+                return JSONResponse({"error": str(error)}, 400)
+
+        app.add_route(path, respond, methods=["POST"])
+
+    post("/read/{known}", pupil.read)
+    post("/teach/{label:int}", pupil.teach)
+    post("/forget", pupil.forget)
     return app
 
 
@@ -459,9 +463,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     add("--weights", default="data/mnist_cnn.pt", help="file or URL")
-    add(
-        "--taught", type=Path, default="data/taught.pt", help="written; its folder, too"
-    )
+    add("--taught", type=Path, default="data/taught.pt", help="keeps the lessons")
     add("--host", default="127.0.0.1", help="0.0.0.0 lets in all who reach it")
     add("--port", type=int, default=8000, help="0 is any free one")
     add("--no-browser", action="store_true", help="only print the address")
@@ -472,19 +474,19 @@ def main(argv: list[str] | None = None) -> None:
         listener = socket.create_server((args.host, args.port))
     except (OSError, OverflowError) as error:
         raise Error(f"cannot listen: {error}; name another --port") from None
-    # answers at once, not 42 ms later
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # saves 42 ms
     host, port = listener.getsockname()
     hosts = [host, "127.0.0.1", "localhost"]
     if host == "0.0.0.0":
-        hosts += [socket.gethostname(), f"{socket.gethostname()}.local"]
+        name = socket.gethostname()
+        hosts += [name, f"{name}.local"]
         with suppress(OSError), socket.socket(type=socket.SOCK_DGRAM) as outward:
             outward.connect(("192.0.2.1", 9))  # sends nothing
             hosts.insert(0, outward.getsockname()[0])
     address = f"http://{hosts[0]}:{port}"
     print(f"Draw a digit on {address} (Ctrl-C ends it)", flush=True)
-    if not args.no_browser and "SSH_CONNECTION" not in os.environ:  # w3m
-        # in a thread, as it may wait until the browser is closed
+    if not args.no_browser and "SSH_CONNECTION" not in os.environ:
+        # In a thread, as some browsers return when they are closed.
         threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
     app = make_app(pupil, hosts)
     config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
