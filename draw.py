@@ -439,7 +439,7 @@ def make_app(pupil: Pupil, hosts: list[str]) -> Starlette:
     app.add_route("/", lambda request: HTMLResponse(PAGE))
 
     def post(path, answer):
-        async def respond(request):  # one after another, a lesson in 0.2 s
+        async def respond(request):  # one after another: a lesson takes 0.04 to 0.3 s
             if not is_own(request.headers):
                 return JSONResponse({"error": "not draw.py's page"}, 403)
             try:
