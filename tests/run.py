@@ -2,6 +2,7 @@
 # /// script
 # requires-python = ">=3.11,<3.15"
 # dependencies = [
+#     "axe-playwright-python==0.1.8",
 #     "matplotlib==3.11.2",
 #     "opencv-python-headless==5.0.0.93",
 #     "pi-heif==1.4.0",

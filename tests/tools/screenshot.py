@@ -42,14 +42,16 @@ def take(address: str, path: Path) -> None:
         page = browser.new_page(viewport={"width": 1120, "height": 630})
         page.goto(address)
         box = page.locator("#drawing").bounding_box()
-        first, *others = three(box["x"], box["y"], box["width"])
+        side = min(box["width"], box["height"])
+        left = box["x"] + (box["width"] - side) / 2
+        first, *others = three(left, box["y"], side)
         page.mouse.move(*first)
         page.mouse.down()
         for place in others:
             page.mouse.move(*place)
         page.mouse.up()
         expect(page.locator("#answer")).to_have_text("3")
-        expect(page.locator("#note")).to_contain_text("Wrong?")
+        expect(page.locator("#hint")).to_contain_text("I read 3.")
         page.screenshot(path=path)
 
 
