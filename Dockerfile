@@ -22,7 +22,7 @@ WORKDIR /mnist
 COPY --from=packages /venv /venv
 COPY --chown=nobody predict.py read.py ./
 COPY --chown=nobody data/sample data/sample
-COPY --chown=nobody data/mnist_cnn.pt data/
+COPY --chown=nobody data/mnist_cnn.pt data/ink.pt data/
 USER nobody
 ENTRYPOINT ["/venv/bin/python"]
 # Without a folder at data/mnist it reads the sample: nothing can be written there.

@@ -47,7 +47,7 @@ from contextlib import suppress
 from functools import cache
 from glob import glob
 from importlib.util import find_spec
-from itertools import chain, islice, repeat
+from itertools import chain, islice, pairwise, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,6 +111,47 @@ def classify(model: SimpleCNN, images: Tensor) -> Tensor:
     return torch.cat([model(normalize(batch)) for batch in batches]).cpu()
 
 
+def convolutions(before: int, after: int) -> nn.Sequential:
+    """Two convolutions with batch norm and relu, and these numbers of channels."""
+    layers = []
+    for channels in (before, after):
+        layers.append(nn.Conv2d(channels, after, 3, padding=1, bias=False))
+        layers += [nn.BatchNorm2d(after), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+class InkNet(nn.Module):
+    """A small U-Net (Ronneberger et al. 2015) that finds ink, with 256,936 parameters.
+
+    It takes (N, 1, h, w) float32 from `standardize`, h and w multiples of 32, and gives
+    (N, 2, h, w) logits: is it ink, and is the ink a digit's?
+    """
+
+    def __init__(self):
+        super().__init__()
+        channels = 16, 24, 32, 48, 64
+        self.stem = nn.Conv2d(1, 16, 5, stride=2, padding=2)
+        levels = [(16, 16), *pairwise(channels)]
+        self.down = nn.ModuleList(convolutions(a, b) for a, b in levels)
+        self.up = nn.ModuleList(convolutions(a + b, a) for a, b in levels[:0:-1])
+        self.out = nn.Conv2d(16, 8, 1)  # two logits for each of 2 × 2 pixels
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, levels = F.relu(self.stem(x)), []
+        for down in self.down:
+            x = down(F.max_pool2d(x, 2) if levels else x)
+            levels.append(x)
+        for up, level in zip(self.up, levels[-2::-1], strict=True):
+            x = up(torch.cat([F.interpolate(x, scale_factor=2.0), level], 1))
+        return F.pixel_shuffle(self.out(x), 2)
+
+
+def standardize(x: Tensor) -> Tensor:
+    """Each of (N, 1, h, w) greys from 0 to 255, less its mean, over its deviation."""
+    mean, deviation = x.mean((1, 2, 3), keepdim=True), x.std((1, 2, 3), keepdim=True)
+    return (x - mean) / (deviation + 2)  # so that grain of a blank page stays faint
+
+
 def load_weights(
     source: str, network: type = SimpleCNN, made_by: str = "train.py"
 ) -> nn.Module:
@@ -145,33 +186,20 @@ def load_weights(
 
 
 # %% Handwriting: from a picture to digits that look like MNIST's
-# Ink is contrast with the paper. The level is the median ink of the digits, and
-# heights are multiples of a digit's height. A first look finds where the digits are;
-# a close look finds their strokes.
-OVERVIEW = 192  # pixels of the longer side, to judge the whole picture
-FIRST = 400  # pixels of the longer side in the first look; at 192 long rows merge
-CLOSE = 100  # pixels of a digit's height in the close look
+# A first look finds how high digits are, a second one their strokes. Heights are those
+# of a digit. The numbers were chosen on half of strangers' pictures (tests/README.md).
+SIDES = 32, 45, 64, 90, 128, 181, 256, 362, 512, 724, 1024  # pixels of the longer side
+LEGIBLE = 18  # pixels of a digit's height: the first look is at the first such side
+CLOSE = 40  # pixels of a digit's height in the second look
+AGREE = 1.4  # times: so much may the heights of the two looks differ
 LARGEST = 1600  # pixels of the longer side: bounds time and memory
-FRAME = 0.3  # of the picture's range: least contrast of a frame with the page
-PAPER = 1 / 3, 0.7  # of the longer side, heights (close look): wider is paper
-BLUR = 0.07  # heights: with less, grain breaks strokes; with more, strokes merge
-DARKEST = 38, 255  # least divisor for dark, for light ink: with less, noise is ink
-RULE = 1.3  # heights of straight ink: without, ruled paper is read
-WEAK = 0.15, 0.25  # of the level: thresholds without which faint strokes break
-STRONG = 0.6  # of the level: without, a shadow swallows the digit
-SHARP = 1.8  # half of a blob must exceed so many thresholds; else grain is ink
-THICK = 0.15  # of a blob's length: deeper ones with little strong ink are shadow
-EDGE = 0.45, 0.15  # of the most ink in a square of so many heights: less fills 8s
-BLANK = 0.035  # least level × sharpness³: more refuses pencil, less reads paper
-SMALLEST = 0.025  # of the longer side: lower digits are grain
-GAP = 0.08  # heights: a vertical gap up to this is a break in a stroke
-FLAG = 0.55, 0.1  # heights: a piece up to this size, so near, joins a digit
-LONE = 0.4  # heights: smaller pieces are dots and dashes
-OUTSIDE = 0.1  # heights beyond the first look's digits: what lies there is left out
-ALONG = 0.5  # of a blob's size along the picture's edge: more is a dark object
+WEAK, STRONG = 0.4, 0.9  # probability of ink, and what a blob of ink has somewhere
+OF_DIGIT = 0.4  # mean probability that the ink of a blob is a digit's
+FLAG, NEAR = 0.55, 0.12  # heights: a piece up to this size, so near, joins a digit
+LONE = 0.6  # heights: smaller pieces are dots and dashes
+MARK = 0.09  # heights: what is smaller is dirt
 OVERLAP = 0.25  # of the smaller digit's height: with more, both are in one line
-STROKE = 2, 3.5  # pixels of 28: MNIST's stroke width
-CENTRE = 14  # pixels of 28: MNIST's mean centre of mass
+STROKE, CENTRE = (2, 3.5), 14  # pixels of 28: MNIST's stroke width, centre of mass
 
 
 class Found(NamedTuple):
@@ -186,10 +214,12 @@ class Found(NamedTuple):
 class Blobs(NamedTuple):
     """Connected ink; the first blob is the paper."""
 
+    ink: np.ndarray  # (h, w) float32 probability
     labels: np.ndarray  # (h, w) int32: the blob of each pixel
     boxes: np.ndarray  # (n, 4) int: left, top, right, bottom
-    sizes: np.ndarray  # (n,) the larger of height and half the width; 0 if no digit
-    height: float  # of a digit: the median of the sizes, weighted by ink
+    sizes: np.ndarray  # (n,) the larger of height and half the width; 0 if faint
+    digits: np.ndarray  # (n,) bool: is it of a digit?
+    height: float  # of a digit: the median of their sizes, weighted by ink; 0 if none
 
 
 def resize(pixels: np.ndarray, scale: float) -> np.ndarray:
@@ -202,10 +232,6 @@ def border(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 
 
-def square(side: float) -> np.ndarray:
-    return np.ones([int(side) | 1] * 2, np.uint8)
-
-
 def is_mnist(grey: np.ndarray) -> bool:
     """Is it light on black in at most 20 of 28 pixels, its mass in the middle?"""
     if grey.shape != (28, 28) or border(grey).mean() >= 64 or np.ptp(grey) < 32:
@@ -216,123 +242,52 @@ def is_mnist(grey: np.ndarray) -> bool:
     return max(w, h) <= 20 and max(abs(x - CENTRE), abs(y - CENTRE)) < 1
 
 
-def find_surroundings(grey: np.ndarray) -> np.ndarray:
-    """(h, w) uint8 mask of a frame or table around the page.
-
-    It covers most of the border, and the rest fills over 88 % of its own rectangle.
-    A tightly cropped 0 fills only 79 % (pi / 4), so that it is no page.
-    """
-    paper = np.full_like(grey, np.median(grey))
-    unlike = cv2.absdiff(grey, paper) >= FRAME * np.ptp(grey)
-    padded = np.pad(unlike, 1, constant_values=True).astype(np.uint8)
-    _, labels = cv2.connectedComponents(padded, connectivity=4)
-    around = (labels[1:-1, 1:-1] == 1).astype(np.uint8)  # the padding joins it
-    page = cv2.findNonZero(1 - around)
-    if page is None or border(unlike).mean() <= 0.8:
-        return np.zeros_like(grey)
-    _, (w, h), _ = cv2.minAreaRect(page)
-    return around * (len(page) > 0.88 * (w + 1) * (h + 1))
-
-
-def is_light(grey: np.ndarray) -> bool:
-    """Is the ink lighter than the paper? Ink is rarer, so skewness shows its side."""
-    detail = np.log(grey.astype(np.float32) + 8)  # uneven light becomes an offset
-    detail -= cv2.blur(detail, (65, 65), borderType=cv2.BORDER_REPLICATE)
-    detail /= detail.std() + 1e-6
-    skewness = cv2.pow(np.pad(detail, 24, "edge"), 3).mean()  # the border is paper
-    return bool(skewness > 1.5 * border(detail).mean())
-
-
-def measure_ink(grey: np.ndarray, light: bool, wide: float, room: float) -> np.ndarray:
-    """(h, w) float32 contrast with the paper: what is narrower than `wide` is ink.
-
-    The border is padded by `room`. Without it, fading light there becomes ink; with
-    too much, strokes there become paper.
-    """
+@torch.inference_mode()
+def look(ink: nn.Module, grey: np.ndarray, scale: float) -> Blobs:
+    """The ink that the network `ink` finds in a picture, after scaling it."""
+    grey = resize(grey, scale)
     h, w = grey.shape
-    room = round(room)
-    how = cv2.MORPH_OPEN if light else cv2.MORPH_CLOSE
-    paper = cv2.morphologyEx(np.pad(grey, room, "edge"), how, square(wide))
-    paper = paper[room : room + h, room : room + w]
-    divisor = cv2.max(paper, grey).clip(DARKEST[light])
-    return cv2.absdiff(paper, grey) / divisor.astype(np.float32)
+    # Paper all around, as in training, up to multiples of 32.
+    size = [32 * math.ceil((n + 24) / 32) for n in (h, w)]
+    x = torch.full((1, 1, *size), float(np.median(border(grey))))
+    x[0, 0, 12 : 12 + h, 12 : 12 + w] = torch.from_numpy(grey)
+    p = ink(standardize(x))[0, :, 12 : 12 + h, 12 : 12 + w].sigmoid()
+    return find_blobs(*p.numpy())
 
 
-def erase_lines(ink: np.ndarray, length: int) -> np.ndarray:
-    """Take away the ink of lines straight across or down, as on ruled paper."""
-    whole = (255 * ink).astype(np.uint8)
-    for shape in ((1, length), (length, 1)):
-        how = cv2.MORPH_OPEN, np.ones(shape, np.uint8)
-        lines = cv2.morphologyEx(whole, *how, None, None, 1, cv2.BORDER_CONSTANT, 0)
-        ink = (ink - lines / np.float32(255)).clip(0)
-    return ink
-
-
-def find_strokes(ink: np.ndarray, level: float) -> np.ndarray:
-    """(h, w) bool: strong ink and, where a blob is sharp and no shadow, weak ink."""
-    strong = ink > STRONG * level
-    strokes = strong.copy()
-    for threshold in WEAK:
-        weak = (ink > threshold * level).astype(np.uint8)
-        n, labels, stats, _ = cv2.connectedComponentsWithStats(weak)
-        depth = cv2.distanceTransform(weak, cv2.DIST_L2, 3)
-        parts = [
-            ink > SHARP * threshold * level,
-            strong,
-            depth > THICK * stats[:, 2:4].max(1)[labels],
-        ]
-        area = stats[:, cv2.CC_STAT_AREA]
-        sharp, solid, deep = (np.bincount(labels[x], minlength=n) / area for x in parts)
-        good = (sharp > 0.5) & ((solid > 0.3) | (deep == 0))
-        good[0] = False
-        strokes |= good[labels]
-    return strokes
-
-
-def find_blobs(ink: np.ndarray, level: float, height: float = 0) -> Blobs:
-    """Connected ink; a height also joins broken strokes and cuts soft edges."""
-    strokes = find_strokes(ink, level)
-    bridge = np.ones((int(GAP * height) + 1, 1), np.uint8)
-    joined = cv2.morphologyEx(strokes.astype(np.uint8), cv2.MORPH_CLOSE, bridge)
-    n, labels, stats, _ = cv2.connectedComponentsWithStats(joined)
-    if height:
-        strokes &= ink >= EDGE[0] * cv2.dilate(ink, square(EDGE[1] * height))
-    labels *= strokes
-    mass = np.bincount(labels.ravel(), (ink - STRONG * level).clip(0).ravel(), n)
-    mass[0] = 0
+def find_blobs(ink: np.ndarray, digit: np.ndarray) -> Blobs:
+    """Connected ink of (h, w) probabilities: of ink, and of ink to be a digit's."""
+    n, labels, stats, _ = cv2.connectedComponentsWithStats(np.uint8(ink > WEAK))
     boxes = stats[:, :4]
-    w, h = boxes[:, 2:].T
-    sizes = np.maximum(h, w / 2)
-    mass[(w > 0.95 * ink.shape[1]) & (h < 0.12 * w)] = 0  # a ruled line
+    sizes = np.maximum(boxes[:, 3], boxes[:, 2] / 2)
     boxes[:, 2:] += boxes[:, :2]
-    for i in mass.argsort()[-4:]:  # with other ink in a hole: a frame
-        left, top, right, bottom = boxes[i]
-        inside = labels[top:bottom, left:right]
-        other = np.pad(inside != i, 1, constant_values=True).astype(np.uint8)
-        _, paper = cv2.connectedComponents(other, connectivity=4)
-        if mass[np.unique(inside[paper[1:-1, 1:-1] > 1])].sum() > 0.1 * mass[i]:
-            mass[i] = 0
-    sizes[mass == 0] = 0
+    sizes[np.bincount(labels[ink > STRONG], minlength=n) == 0] = 0
+    sizes[0] = 0
+    mass, votes = (np.bincount(labels.flat, x.flat, n) for x in (ink, ink * digit))
+    digits = (votes > OF_DIGIT * mass) & (sizes > 0)
     order = sizes.argsort()
-    total = (mass * sizes)[order].cumsum()
+    total = (mass * sizes * digits)[order].cumsum()
     middle = order[np.searchsorted(total, total[-1] / 2)]
-    return Blobs(labels, boxes, sizes, sizes[middle])
+    height = sizes[middle] if digits.any() else 0
+    return Blobs(ink, labels, boxes, sizes, digits, height)
 
 
-def join_pieces(blobs: Blobs) -> list[list[int]]:
-    """The blobs of each digit."""
-    most, near = np.multiply(FLAG, blobs.height)
-    large = np.flatnonzero(blobs.sizes > most)
-    digits = [[i] for i in large]
+def join_pieces(blobs: Blobs) -> tuple[list[list[int]], list[int]]:
+    """The blobs of each digit, and those that are of none."""
+    is_small = blobs.sizes <= FLAG * blobs.height
+    large = np.flatnonzero(blobs.digits & ~is_small)
+    digits, others = [[i] for i in large], []
     starts, ends = blobs.boxes[:, :2], blobs.boxes[:, 2:]
-    for i in np.flatnonzero((blobs.sizes > 0) & (blobs.sizes <= most)):
+    for i in np.setdiff1d(np.flatnonzero(blobs.sizes), large):
         gaps = np.maximum(starts[i] - ends[large], starts[large] - ends[i]).clip(0)
         distance = np.hypot(*gaps.T)
-        if distance.min(initial=np.inf) < near:
+        if is_small[i] and distance.min(initial=np.inf) < NEAR * blobs.height:
             digits[distance.argmin()].append(i)
-        elif blobs.sizes[i] > LONE * blobs.height:
+        elif blobs.digits[i] and blobs.sizes[i] > LONE * blobs.height:
             digits.append([i])
-    return digits
+        else:
+            others.append(i)
+    return digits, others
 
 
 def group_lines(boxes: np.ndarray) -> list[list[int]]:
@@ -380,69 +335,59 @@ def fit(mask: np.ndarray) -> np.ndarray:
     return np.pad(digit, ((top, 28 - top - h), (left, 28 - left - w)))
 
 
-def find_level(ink: np.ndarray, boxes: np.ndarray) -> float:
-    corners = boxes.clip(0).astype(int)
-    return float(np.median([ink[y : v + 1, x : u + 1].max() for x, y, u, v in corners]))
+def find_marks(blobs: Blobs, others: list[int], boxes, lines) -> list[list]:
+    """Of each line of digits the boxes of other ink in it, and of wide gaps.
 
-
-def look(grey: np.ndarray, light: bool) -> tuple[np.ndarray, float]:
-    """The digits' boxes (left, top, right, bottom) and height."""
-    longer = max(grey.shape)
-    scale = np.clip(longer, OVERVIEW, FIRST) / longer
-    small = cv2.blur(resize(grey, scale), (3, 3))
-    longer *= scale
-    ink = measure_ink(small, light, PAPER[0] * longer, longer / 6)
-    soft = cv2.blur(ink, (3, 3))
-    level, last = soft.max(), np.inf
-    while level < 0.8 * last:  # first the strongest ink's, then the digits'
-        blobs = find_blobs(ink, level)
-        if blobs.height < SMALLEST * longer:
-            raise Error("no ink found")
-        found = blobs.sizes > LONE * blobs.height
-        at_edge = np.bincount(border(blobs.labels), minlength=len(found))
-        inner = found & (at_edge < ALONG * blobs.sizes)  # else a dark object's edge
-        boxes = blobs.boxes[inner if inner.any() else found]
-        level, last = find_level(soft, boxes), level
-    return boxes / scale, blobs.height / scale
-
-
-def look_closer(grey: np.ndarray, light: bool, boxes: np.ndarray, height: float):
-    """The Found near the boxes of a first look."""
-    start = (boxes[:, :2].min(0) - 0.6 * height).clip(0).astype(int)
-    end = (boxes[:, 2:].max(0) + 0.6 * height).astype(int) + 1
-    near = grey[start[1] : end[1], start[0] : end[0]]
-    scale = min(CLOSE / height, LARGEST / max(near.shape))
-    height *= scale
-    boxes = (boxes - np.tile(start, 2)) * scale
-    near = cv2.blur(resize(near, scale), [round(BLUR * height) | 1] * 2)
-    ink = measure_ink(near, light, PAPER[1] * height, 0.1 * height)
-    ink = erase_lines(ink, int(RULE * height))
-    level = find_level(cv2.blur(ink, (3, 3)), boxes)
-    blobs = find_blobs(ink, level, height)
-    middle = (blobs.boxes[:, :2] + blobs.boxes[:, 2:]) / 2
-    outside = middle < boxes[:, :2].min(0) - OUTSIDE * height
-    outside |= middle > boxes[:, 2:].max(0) + OUTSIDE * height
-    blobs.sizes[outside.any(1)] = 0
-    sharp = (ink > 0.45 * level).sum() / max(1, (ink > 0.25 * level).sum())
-    full = (blobs.labels > 0).mean()
-    if not blobs.sizes.any() or full > 0.7 or level * sharp**3 < BLANK:
-        raise Error("no ink found")
-    images, found = [], []
-    for digit in join_pieces(blobs):
-        mask = np.isin(blobs.labels, digit)
-        x, y, w, h = box = cv2.boundingRect(mask.astype(np.uint8))
-        images.append(fit(mask[y : y + h, x : x + w]))
-        found.append(box)
-    found = np.array(found) / scale
-    found[:, :2] += start
-    lines = group_lines(found)
-    order = np.concatenate(lines)
-    numbers = np.repeat(range(len(lines)), [len(line) for line in lines])
+    A gap is wide if it is a height more than twice the usual one of its line.
+    """
     marks = [[] for _ in lines]
-    return Found(np.stack(images)[order], found[order], numbers.tolist(), marks)
+    line_of = {digit: n for n, line in enumerate(lines) for digit in line}
+    x, y, w, h = boxes.T
+    height = blobs.height
+    for left, top, right, bottom in blobs.boxes[others]:
+        middle = (top + bottom) / 2
+        away = np.maximum(x - right, left - x - w).clip(0)
+        # A comma lies below its line.
+        beside = (y < middle) & (middle < y + h + 0.3 * height)
+        away = np.where(beside, away, np.inf)
+        is_dirt = max(right - left, bottom - top) < MARK * height
+        if not is_dirt and away.min() < height:
+            box = left, top, right - left, bottom - top
+            marks[line_of[away.argmin()]].append(box)
+    for line, found in zip(lines, marks, strict=True):
+        gaps = x[line[1:]] - (x + w)[line[:-1]]
+        usual = np.median(gaps).clip(0) if len(gaps) else 0
+        for i in np.flatnonzero(gaps > height + 2 * usual):
+            before = line[i]
+            found.append((x[before] + w[before], y[before], gaps[i], h[before]))
+    return marks
 
 
-def find_digits(pixels: np.ndarray) -> Found:
+def look_twice(ink: nn.Module, grey: np.ndarray) -> tuple[Blobs, float]:
+    """The ink at the scale at which digits are CLOSE high, and that scale.
+
+    How high they are says a first look, if the second agrees. Raises Error if there are
+    no digits.
+    """
+    best, least = None, np.inf
+    for side in SIDES:
+        scale = side / max(grey.shape)
+        first = look(ink, grey, scale)
+        if first.height >= LEGIBLE:
+            height = first.height / scale
+            close = min(CLOSE / height, LARGEST / max(grey.shape))
+            blobs = look(ink, grey, close)
+            difference = abs(math.log(max(1, blobs.height) / (close * height)))
+            if blobs.height and difference < least:
+                best, least = (blobs, close), difference
+        if least < math.log(AGREE) or (best and scale > 4):
+            break
+    if not best:
+        raise Error("no digits found")
+    return best
+
+
+def find_digits(ink: nn.Module, pixels: np.ndarray) -> Found:
     """The digits in (h, w, 3) uint8 pixels; raises Error if there are none.
 
     A 28×28 picture that is laid out like MNIST stays as it is.
@@ -450,17 +395,23 @@ def find_digits(pixels: np.ndarray) -> Found:
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     if is_mnist(grey):
         return Found(grey[None], np.array([[0, 0, 28, 28]]), [0], [[]])
-    deviation = cv2.meanStdDev(pixels)[1]
-    if deviation.max() > 1.5 * cv2.meanStdDev(grey)[1].item():  # red on blue
-        grey = np.ascontiguousarray(pixels[..., deviation.argmax()])
-    small = cv2.blur(resize(grey, OVERVIEW / max(grey.shape)), (3, 3))
-    brighter = 255 / max(1, int(small.max()))
-    small, grey = (cv2.convertScaleAbs(x, alpha=brighter) for x in (small, grey))
-    around, paper = find_surroundings(small), np.median(small)
-    small[around > 0] = paper
-    grey[cv2.resize(around, grey.shape[::-1]) > 0] = paper
-    light = is_light(small)
-    return look_closer(grey, light, *look(grey, light))
+    blobs, scale = look_twice(ink, grey)
+    digits, others = join_pieces(blobs)
+    images, boxes = [], []
+    for digit in digits:
+        left, top = blobs.boxes[digit, :2].min(0)
+        right, bottom = blobs.boxes[digit, 2:].max(0)
+        part = np.s_[top:bottom, left:right]
+        strokes = np.where(np.isin(blobs.labels[part], digit), blobs.ink[part], 0)
+        images.append(fit(cv2.resize(strokes, None, fx=2, fy=2) > WEAK))
+        boxes.append((left, top, right - left, bottom - top))
+    boxes = np.array(boxes)
+    lines = group_lines(boxes)
+    marks = find_marks(blobs, others, boxes, lines)
+    order = np.concatenate(lines)
+    numbers = np.repeat(range(len(lines)), [len(line) for line in lines])
+    boxes, *marks = (np.array(x).reshape(-1, 4) / scale for x in (boxes, *marks))
+    return Found(np.stack(images)[order], boxes[order], numbers.tolist(), marks)
 
 
 # %% Pictures
@@ -573,7 +524,7 @@ def prepare(ink: nn.Module, picture) -> list[tuple[dict, Found]]:
             if isinstance(decoded, str):
                 raise Error(decoded)
             pixels, reduction = decoded
-            found = enlarge(find_digits(pixels), reduction)
+            found = enlarge(find_digits(ink, pixels), reduction)
         except Error as error:
             page["error"] = str(error)
         pages.append((page, found))
@@ -818,7 +769,7 @@ def main(argv: list[str] | None = None) -> int:
     paths = []
     for path in args.images:  # a pattern if no shell has expanded it
         paths += [path] if os.path.exists(path) else sorted(glob(path)) or [path]
-    ink = None
+    ink = load_weights(args.ink, InkNet, "data/make_ink.py")
     if args.to_mnist:
         write_mnist(ink, Path(args.to_mnist), paths)
         return 0

@@ -119,6 +119,7 @@ def trained(tmp_path_factory) -> SimpleNamespace:
         assert result.returncode == 0, result.stderr
     (folder / "data").mkdir()
     (folder / "data/sample").symlink_to(SAMPLE)
+    (folder / "data/ink.pt").symlink_to(REPO / "data/ink.pt")
     result = uv_run("train.py", cwd=folder, env=OFFLINE)
     assert result.returncode == 0, result.stderr
     return SimpleNamespace(

@@ -61,7 +61,8 @@ def context(trained, tmp_path_factory) -> Path:
     for name in names:
         shutil.copy(REPO / name, context)
     shutil.copytree(SAMPLE, context / "data/sample")
-    shutil.copy(trained.weights, context / "data")
+    for weights in (trained.weights, REPO / "data/ink.pt"):
+        shutil.copy(weights, context / "data")
     return context
 
 
@@ -154,6 +155,7 @@ def test_holds_no_more_than_it_needs(image):
         "predict.py",
         "read.py",
         "data/mnist_cnn.pt",
+        "data/ink.pt",
         f"{sample}images-idx3-ubyte",
         f"{sample}labels-idx1-ubyte",
     }

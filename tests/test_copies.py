@@ -19,6 +19,9 @@ COPIED = [
     "load",
     "MNIST_DIR",
     "SAMPLE_DIR",
+    "convolutions",
+    "InkNet",
+    "standardize",
 ]
 
 
@@ -41,7 +44,8 @@ def definitions(script: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", COPIED)
 def test_copies_are_equal(name):
     """Whoever changes SimpleCNN in one script is told where else it stands."""
-    texts = {script: definitions(script).get(name) for script in SCRIPTS}
+    scripts = [*SCRIPTS, "data/make_ink.py"]
+    texts = {script: definitions(script).get(name) for script in scripts}
     texts = {script: text for script, text in texts.items() if text is not None}
     assert len(texts) > 1, f"{name} stands in {list(texts)} alone"
     if len(set(texts.values())) > 1:

@@ -95,11 +95,12 @@ def test_published_weights(script, server, trained, empty, tmp_path):
     digit().resize((280, 280)).save(tmp_path / "digit.png")
     server.answers[f"/{script}"] = (REPO / script).read_bytes()
     server.answers["/mnist_cnn.pt"] = trained.weights.read_bytes()
+    server.answers["/ink.pt"] = (REPO / "data/ink.pt").read_bytes()
     command = ["uv", "run", f"{server.url}{script}"]
     command += ["--weights", f"{server.url}mnist_cnn.pt"]
     options = {
         "predict.py": ["--data-dir", SAMPLE],
-        "read.py": [tmp_path / "digit.png"],
+        "read.py": ["--ink", f"{server.url}ink.pt", tmp_path / "digit.png"],
     }
     result = run(*command, *options[script], cwd=empty)
     assert result.returncode == 0, result.stderr
