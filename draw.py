@@ -150,6 +150,8 @@ class Pupil:
         self.untaught = self.model = model
         folder = path.with_suffix("") / "MNIST/raw"
         self.paths = path, *(folder / name for name in FILES)
+        if self.paths[1].exists() and not path.exists():
+            raise Error(f"{folder} has other digits; name another --taught")
         self.lessons, self.accuracy = {}, 0
         self.features = self.labels = None  # of MNIST
         try:
