@@ -2,8 +2,8 @@
 
 A command is a line of a code block, indented by four columns or between fences, that
 starts with one of PROGRAMS, perhaps after "$ ". It may go on after a backslash. Each is
-run in a folder with the scripts, a small MNIST, weights, and the pictures of PICTURES:
-what else a command names it must make itself. ELSEWHERE says which are not run here.
+run in a folder with the scripts, data/, a small MNIST and weights. ELSEWHERE says which
+are not run here; a name in capitals, YOUR-PICTURES, stands for a reader's own.
 """
 
 import os
@@ -16,19 +16,13 @@ from conftest import ENV, REPO, SAMPLE, digit, play_mnist
 
 README = (REPO / "README.md").read_text(encoding="utf-8")
 PROGRAMS = r"(?:uv|uvx|pip|docker|\./\w+\.py)"
-PICTURES = [
-    "photo.jpg",
-    "scans/shadow.png",
-    *(f"labelled/{label}/{n}.png" for label in range(2) for n in range(5)),
-]
 ELSEWHERE = {  # part of a command: where it is tested, or why not
     "docker": "test_container.py",
-    "pip install": ".ci/run and test_one_off.py",
-    "requirements.txt": "test_one_off.py",
-    "torch-backend": "test_torch_builds.py",
-    "download.pytorch.org": "test_torch_builds.py",
-    "jupyter": "a server; test_notebook.py runs the cells",
-    "https://": "test_one_off.py and test_draw.py, from a server of their own",
+    "pip install": ".ci/run and test_ways_to_run.py",
+    "requirements.txt": "test_ways_to_run.py",
+    "jupyter": "a server; test_ways_to_run.py runs the cells",
+    "http://": "test_ways_to_run.py, from a server of its own",
+    "make_ink.py": "minutes; test_ink.py",
     "draw.py": "a server; test_draw.py",
     "tests/": "these tests",
     "uv init": "uv's own",
@@ -46,6 +40,7 @@ def find_commands(text: str) -> list[str]:
     return [re.sub(r"\s+#.*", "", command) for command in dict.fromkeys(found)]
 
 
+LABELS = (SAMPLE / "MNIST/raw/t10k-labels-idx1-ubyte").read_bytes()[8:]
 COMMANDS = find_commands(README)
 HERE = [c for c in COMMANDS if not any(part in c for part in ELSEWHERE)]
 
@@ -86,15 +81,17 @@ uv run is text"""
 def test_command(command, trained, tmp_path):
     if os.name == "nt" and command.startswith("./"):
         pytest.skip("Windows does not run scripts by their first line")
-    for path in REPO.glob("*.py"):
-        # uv knows the script by the file that a link leads to: one environment for all.
-        (tmp_path / path.name).symlink_to(path)
     play_mnist(tmp_path)
+    for path in [*REPO.glob("*.py"), REPO / "data/ink.pt", REPO / "data/photo.jpg"]:
+        # uv knows the script by the file that a link leads to: one environment for all.
+        (tmp_path / path.relative_to(REPO)).symlink_to(path)
     shutil.copy(trained.weights, tmp_path / "data")
     (tmp_path / "data/taught").symlink_to(SAMPLE)
-    for name in PICTURES:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        digit().resize((280, 280)).save(tmp_path / name)
+    for label in range(10):  # two of each digit
+        folder = tmp_path / f"YOUR-PICTURES/{label}"
+        folder.mkdir(parents=True)
+        for number in [n for n in range(100) if LABELS[n] == label][:2]:
+            digit(number).save(folder / f"{number}.png")
     result = subprocess.run(
         command,
         shell=True,  # for < and |

@@ -416,12 +416,17 @@ def main() -> None:
     add("--seed", type=int, default=0, help="of the drawing")
     add("--weights", default=f"{data}/mnist_cnn.pt", help="what reads the digits")
     add("--ink", default=f"{data}/ink.pt", help="what finds them")
+    add("--photo", help="file for one drawing of the first of the kinds, instead")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    digits = predict.load(args.data_dir, args.split)
+    if args.photo:
+        [photo], _ = draw_variant(args.kinds.split(",")[0], -1, digits, args.seed, 1)
+        photo.save(args.photo)
+        return
     model = read.load_weights(args.weights)
     ink = read.load_weights(args.ink, read.InkNet, "data/make_ink.py")
-    digits = predict.load(args.data_dir, args.split)
     print("kind | right, % | refused, % | several, % | ms | right of each variant, %")
     print("---|---|---|---|---|---")
     means, least = [], []
