@@ -191,12 +191,11 @@ def load_weights(
 SIDES = 32, 45, 64, 90, 128, 181, 256, 362, 512, 724, 1024  # pixels of the longer side
 LEGIBLE = 18  # pixels of a digit's height: the first look is at the first such side
 CLOSE = 40  # pixels of a digit's height in the second look
-AGREE = 1.4  # times: so much may the heights of the two looks differ
+AGREE = 1.4  # times: where the two looks differ more, the next side is tried
 LARGEST = 1600  # pixels of the longer side: bounds time and memory
 WEAK, STRONG = 0.4, 0.9  # probability of ink, and what a blob of ink has somewhere
 OF_DIGIT = 0.4  # mean probability that the ink of a blob is a digit's
-FLAG, NEAR = 0.55, 0.12  # heights: a piece up to this size, so near, joins a digit
-LONE = 0.6  # heights: smaller pieces are dots and dashes
+FLAG, NEAR = 0.55, 0.12  # heights: a piece up to this size joins a digit so near
 MARK = 0.09  # heights: what is smaller is dirt
 OVERLAP = 0.25  # of the smaller digit's height: with more, both are in one line
 STROKE, CENTRE = (2, 3.5), 14  # pixels of 28: MNIST's stroke width, centre of mass
@@ -219,7 +218,7 @@ class Blobs(NamedTuple):
     boxes: np.ndarray  # (n, 4) int: left, top, right, bottom
     sizes: np.ndarray  # (n,) the larger of height and half the width; 0 if faint
     digits: np.ndarray  # (n,) bool: is it of a digit?
-    height: float  # of a digit: the median of their sizes, weighted by ink; 0 if none
+    height: float  # of a digit: median of sizes, weighted by ink × size; 0 if none
 
 
 def resize(pixels: np.ndarray, scale: float) -> np.ndarray:
@@ -251,8 +250,8 @@ def look(ink: nn.Module, grey: np.ndarray, scale: float) -> Blobs:
     size = [32 * math.ceil((n + 24) / 32) for n in (h, w)]
     x = torch.full((1, 1, *size), float(np.median(border(grey))))
     x[0, 0, 12 : 12 + h, 12 : 12 + w] = torch.from_numpy(grey)
-    p = ink(standardize(x))[0, :, 12 : 12 + h, 12 : 12 + w].sigmoid()
-    return find_blobs(*p.numpy())
+    p = ink(standardize(x.to(ink.out.weight.device)))[0].sigmoid().cpu()
+    return find_blobs(*p[:, 12 : 12 + h, 12 : 12 + w].numpy())
 
 
 def find_blobs(ink: np.ndarray, digit: np.ndarray) -> Blobs:
@@ -283,8 +282,6 @@ def join_pieces(blobs: Blobs) -> tuple[list[list[int]], list[int]]:
         distance = np.hypot(*gaps.T)
         if is_small[i] and distance.min(initial=np.inf) < NEAR * blobs.height:
             digits[distance.argmin()].append(i)
-        elif blobs.digits[i] and blobs.sizes[i] > LONE * blobs.height:
-            digits.append([i])
         else:
             others.append(i)
     return digits, others
@@ -338,7 +335,8 @@ def fit(mask: np.ndarray) -> np.ndarray:
 def find_marks(blobs: Blobs, others: list[int], boxes, lines) -> list[list]:
     """Of each line of digits the boxes of other ink in it, and of wide gaps.
 
-    A gap is wide if it is a height more than twice the usual one of its line.
+    A gap is wide if it is a height more than twice the median of its line, which takes
+    four digits or more.
     """
     marks = [[] for _ in lines]
     line_of = {digit: n for n, line in enumerate(lines) for digit in line}
@@ -366,8 +364,8 @@ def find_marks(blobs: Blobs, others: list[int], boxes, lines) -> list[list]:
 def look_twice(ink: nn.Module, grey: np.ndarray) -> tuple[Blobs, float]:
     """The ink at the scale at which digits are CLOSE high, and that scale.
 
-    How high they are says a first look, if the second agrees. Raises Error if there are
-    no digits.
+    How high they are says the first look with which the second agrees or, if there is
+    none, the one that comes nearest. Raises Error if there are no digits.
     """
     best, least = None, np.inf
     for side in SIDES:

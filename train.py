@@ -45,11 +45,11 @@ SAMPLE_DIR = Path("data/sample")
 
 # %% Recipe
 # Chosen on held-out sixths of the training images; WIDEN and the strokes also on
-# half of other writers' digits, see tests/README.md.
+# half of other writers' digits (tests/README.md).
 EPOCHS = 1.75
 MIN_IMAGES = 80_000  # to be shown: few get more epochs
 BATCH_SIZE = 256
-LR = 0.05  # at its peak; 0.025 does as well
+LR = 0.05  # at most; 0.025 does as well
 WARMUP = 0.2  # of the steps: the rate rises
 MOMENTUM = 0.9
 LABEL_SMOOTHING = 0.1
@@ -62,7 +62,7 @@ SLANT = 0.3  # pixels to a side per pixel up
 TILT = 0.2  # pixels up per pixel to a side
 SHIFT = 2.0  # pixels
 CALM_STEPS = 0.4  # of the steps, the last ones: by less, ...
-CALM = 0.3  # ... times this: real digits are not changed
+CALM = 0.3  # ... times this: real digits are not
 
 STROKES = 0.3  # of the 1s and 7s get one: Italians' 1s 68 -> 93 % right
 NON_DIGITS = 0.06  # of a batch: letters taken for digits 43 -> 19 %
@@ -231,7 +231,7 @@ def train(
 
     The same seed, CPU and number of threads give the same weights.
     """
-    if not 0 < min(epochs, batch_size, lr) < math.inf:
+    if not all(0 < n < math.inf for n in (epochs, batch_size, lr)):
         raise Error("--epochs, --batch-size and --lr must be above 0")
     rank, world_size = 0, 1
     if dist.is_initialized():

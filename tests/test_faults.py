@@ -141,6 +141,8 @@ ARGUMENTS = {  # what follows STEP, words of the error
     "no epochs": ("--epochs 0", "must be above 0"),
     "epochs below 0": ("--epochs -1", "must be above 0"),
     "no number of epochs": ("--epochs nan", "must be above 0"),
+    "no learning rate": ("--lr nan", "must be above 0"),
+    "endless": ("--epochs inf", "must be above 0"),
     "no rate": ("--lr 0", "must be above 0"),
     "no batch": ("--batch-size 0", "must be above 0"),
     "diverges": ("--lr 1e30 --epochs 1", "the loss is nan; try a smaller --lr"),
