@@ -314,7 +314,6 @@ def test_for_phones_in_the_room(serve, trained):
 
 
 ERRORS = {
-    "--weights=none.pt": "no weights in none.pt ",
     "--taught=data/mnist_cnn.pt": "data/mnist_cnn.pt has no lessons",
     "--taught=data/sample.pt": "data/sample/MNIST/raw has other digits",
     "--host=192.0.2.1": "cannot listen: ",
