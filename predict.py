@@ -11,8 +11,8 @@
 # %% Start
 """Report the accuracy of train.py's weights on MNIST's test images.
 
-uv run predict.py            99.4 % of the 10,000 images
-uv run predict.py --json     calibration error 0.4 %, cross-entropy 0.021, ...
+uv run predict.py            99.5 % of the 10,000 images
+uv run predict.py --json     calibration error 0.3 %, cross-entropy 0.018, ...
 """
 
 import argparse

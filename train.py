@@ -11,12 +11,11 @@
 # %% Start
 """Train a small convolutional network on MNIST; write data/mnist_cnn.pt.
 
-    uv run train.py                  99.4 % of the 10,000 test images, 10 seconds
+    uv run train.py                  99.5 % of the 10,000 test images, 10 seconds
     uv run train.py --epochs 0.3     98.7 %, 4 seconds
-    uv run train.py --epochs 20      no better, 85 seconds
+    uv run train.py --epochs 20      99.6 %, 85 seconds
 
 Start to exit on two cores of an AMD EPYC with AVX512-BF16.
-The first run downloads MNIST.
 """
 
 import argparse
@@ -44,20 +43,21 @@ MNIST_DIR = Path("data/mnist")
 SAMPLE_DIR = Path("data/sample")
 
 # %% Recipe
-# Chosen on held-out sixths of the training images; WIDEN and the strokes also on
-# half of other writers' digits (tests/README.md).
+# Chosen on held-out training images; WIDEN and the strokes also on half of other
+# writers' digits (tests/README.md).
 EPOCHS = 1.75
 MIN_IMAGES = 80_000  # to be shown: few get more epochs
 BATCH_SIZE = 256
-LR = 0.05  # at most; 0.025 does as well
+LR = 0.05  # at most
 WARMUP = 0.2  # of the steps: the rate rises
 MOMENTUM = 0.9
+WEIGHT_DECAY = 0.1  # 20 epochs 99.3 -> 99.6
 LABEL_SMOOTHING = 0.1
 LOGIT_SCALE = 2.0  # calibration error 7.9 -> 0.4 %
 
 # Each image is changed at random, by up to
 SCALE = 0.1  # larger or smaller
-WIDEN = 0.2  # and wider: Turkish digits 96.5 -> 98.0 % right
+WIDEN = 0.2  # and wider: Turks' digits 96.5 -> 98.0 % right
 SLANT = 0.3  # pixels to a side per pixel up
 TILT = 0.2  # pixels up per pixel to a side
 SHIFT = 2.0  # pixels
@@ -65,7 +65,7 @@ CALM_STEPS = 0.4  # of the steps, the last ones: by less, ...
 CALM = 0.3  # ... times this: real digits are not
 
 STROKES = 0.3  # of the 1s and 7s get one: Italians' 1s 68 -> 93 % right
-NON_DIGITS = 0.06  # of a batch: letters taken for digits 43 -> 19 %
+NON_DIGITS = 0.06  # of a batch: letters as digits 43 -> 19 %
 OWN_DIGITS = 0.08  # of --also, for each digit of MNIST
 
 
@@ -215,7 +215,7 @@ class Muon:
             update /= update.norm() + 1e-7
             if p.ndim > 1:  # not of a bias
                 update = orthogonalize(update)
-            p.add_(update.view_as(p), alpha=-lr)
+            p.mul_(1 - lr * WEIGHT_DECAY).add_(update.view_as(p), alpha=-lr)
 
 
 # %% Training

@@ -79,8 +79,9 @@ def test_muon(shape, longer, train):
     layer.bias = nn.Parameter(torch.ones(100))
     matrix = nn.Parameter(torch.ones(shape).flatten(1))
     ours = train.Muon(layer, torch.float32)
+    decay = train.WEIGHT_DECAY * longer
     theirs = torch.optim.Muon(
-        [matrix], lr=0.01, weight_decay=0, momentum=0.9, ns_steps=3
+        [matrix], lr=0.01, weight_decay=decay, momentum=0.9, ns_steps=3
     )
     for _ in range(5):
         layer.kernels.grad = torch.randn_like(layer.kernels)
@@ -91,8 +92,10 @@ def test_muon(shape, longer, train):
     # They round to bf16; without momentum the difference is 6e-4.
     assert (layer.kernels.flatten(1) - matrix).abs().mean() < 1e-4
     # A vector's update has the length 1: a tenth in each of 100 numbers.
-    expected = torch.full((100,), 1 - 5 * 0.01 * longer / 10)
-    torch.testing.assert_close(layer.bias.detach(), expected)
+    expected = 1.0
+    for _ in range(5):
+        expected = expected * (1 - 0.01 * decay) - 0.01 * longer / 10
+    torch.testing.assert_close(layer.bias.detach(), torch.full((100,), expected))
 
 
 def test_distort(train):
