@@ -88,21 +88,19 @@ class Digits(NamedTuple):
 
 def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
     """Read (N, *shape) uint8 from the nearest such file below a folder."""
-    pattern = name.replace("-idx", "?idx") + "*"  # Kaggle's dot, .gz
+    pattern = name.replace("-idx", "?idx") + "*"  # also Kaggle's .idx, and .gz
     paths = sorted(p for p in data_dir.rglob(pattern) if p.is_file())
     if not paths:
         raise Error(f"{data_dir} has no {name}, plain or .gz")
-    depth = min(len(p.parts) for p in paths)
-    nearest = [p for p in paths if len(p.parts) == depth]
-    path, last = nearest[0], nearest[-1]
-    if path.parent != last.parent:
-        raise Error(f"{path} or {last}? name one of their folders")
+    path = min(paths, key=lambda p: len(p.parts))  # plain before .gz
+    for other in paths:
+        if len(other.parts) == len(path.parts) and other.parent != path.parent:
+            raise Error(f"{path} or {other}? name one of their folders")
     data = path.read_bytes()
     try:
         if path.suffix == ".gz":
             data = gzip.decompress(data)
-        header = 8 + 4 * len(shape)  # a type, N, and the shape
-        data = bytearray(data[header:])
+        data = bytearray(data[8 + 4 * len(shape) :])  # type, N, shape: 4 bytes each
         return torch.frombuffer(data, dtype=torch.uint8).view(-1, *shape)
     except Exception as error:
         raise Error(f"{path} is damaged, remove it: {error}") from None
@@ -119,10 +117,9 @@ def load(data_dir: Path, split: str) -> Digits:
 
 
 def find_data(data_dir: Path) -> Path:
-    """Return data_dir, or the sample's folder if MNIST cannot be had."""
+    """Download MNIST into its folder; return that, or the sample's if it fails."""
     if data_dir != MNIST_DIR or any(data_dir.rglob("t10k-labels*")):
         return data_dir
-    timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
         from torchvision.datasets import MNIST  # takes 0.8 s
@@ -132,10 +129,11 @@ def find_data(data_dir: Path) -> Path:
         reason = f"cannot download MNIST into {data_dir} ({error})"
         if not SAMPLE_DIR.is_dir():
             raise Error(f"{reason}; copy its files there") from None
-        print("note: using", SAMPLE_DIR, "as I", *reason.split(), file=sys.stderr)
+        reason = " ".join(reason.split())
+        print(f"note: using {SAMPLE_DIR} as I {reason}", file=sys.stderr)
         return SAMPLE_DIR
     finally:
-        socket.setdefaulttimeout(timeout)
+        socket.setdefaulttimeout(None)
     return data_dir
 
 
