@@ -88,7 +88,7 @@ class Digits(NamedTuple):
 
 def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
     """Read (N, *shape) uint8 from the nearest such file below a folder."""
-    pattern = name.replace("-idx", "?idx") + "*"  # also Kaggle's .idx, and .gz
+    pattern = name.replace("-idx", "?idx") + "*"  # Kaggle's .idx; .gz
     paths = sorted(p for p in data_dir.rglob(pattern) if p.is_file())
     if not paths:
         raise Error(f"{data_dir} has no {name}, plain or .gz")
@@ -100,7 +100,7 @@ def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
     try:
         if path.suffix == ".gz":
             data = gzip.decompress(data)
-        data = bytearray(data[8 + 4 * len(shape) :])  # type, N, shape: 4 bytes each
+        data = bytearray(data[8 + 4 * len(shape) :])  # type, N, shape
         return torch.frombuffer(data, dtype=torch.uint8).view(-1, *shape)
     except Exception as error:
         raise Error(f"{path} is damaged, remove it: {error}") from None

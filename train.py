@@ -52,7 +52,7 @@ WARMUP = 0.2  # of the steps: the learning rate rises
 MOMENTUM = 0.9
 WEIGHT_DECAY = 0.1  # 20 epochs 99.3 -> 99.6 %
 LABEL_SMOOTHING = 0.1  # makes logits too small,
-LOGIT_SCALE = 2.0  # so scale them at the end: calibration error 7.9 -> 0.4 %
+LOGIT_SCALE = 2.0  # so scaled at the end: calibration error 7.9 -> 0.4 %
 
 # Each image is distorted at random, by up to
 SCALE = 0.1  # larger or smaller
@@ -117,7 +117,7 @@ class Digits(NamedTuple):
 
 def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
     """Read (N, *shape) uint8 from the nearest such file below a folder."""
-    pattern = name.replace("-idx", "?idx") + "*"  # also Kaggle's .idx, and .gz
+    pattern = name.replace("-idx", "?idx") + "*"  # Kaggle's .idx; .gz
     paths = sorted(p for p in data_dir.rglob(pattern) if p.is_file())
     if not paths:
         raise Error(f"{data_dir} has no {name}, plain or .gz")
@@ -129,7 +129,7 @@ def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
     try:
         if path.suffix == ".gz":
             data = gzip.decompress(data)
-        data = bytearray(data[8 + 4 * len(shape) :])  # type, N, shape: 4 bytes each
+        data = bytearray(data[8 + 4 * len(shape) :])  # type, N, shape
         return torch.frombuffer(data, dtype=torch.uint8).view(-1, *shape)
     except Exception as error:
         raise Error(f"{path} is damaged, remove it: {error}") from None
@@ -156,13 +156,13 @@ def add_own(digits: Digits, own: Digits) -> Digits:
 # %% Training images
 def distort(x: Tensor, strength: float) -> Tensor:
     """Scale, slant, tilt and shift each of (N, 1, 28, 28) images at random."""
-    shift = SHIFT / 14  # affine_grid's image is from -1 to 1
+    shift = SHIFT / 14  # affine_grid counts from -1 to 1
     limits = torch.tensor([[SCALE, SLANT, shift], [TILT, SCALE, shift]])
     noise = torch.empty(len(x), 2, 3).uniform_(-strength, strength)
     theta = torch.eye(2, 3) + limits * noise
     theta[:, 0, 0] -= strength * WIDEN * torch.rand(len(x))  # smaller is wider
     grid = F.affine_grid(theta.to(x.device), x.shape, align_corners=False)
-    # Zeros, the default, would be grey after normalize.
+    # Zeros, the default, would be grey.
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
@@ -187,14 +187,14 @@ def add_non_digits(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 # %% Optimizer
 def one_cycle(progress: float) -> float:
-    """The learning rate's factor: up to 1 and down to 0 (Smith and Topin 2018)."""
+    """The learning rate's factor (Smith and Topin 2018)."""
     return min(progress / WARMUP, (1 - progress) / (1 - WARMUP))
 
 
 def orthogonalize(x: Tensor) -> Tensor:
     """Bring the singular values of a matrix, 1 or less, near 1.
 
-    Newton-Schulz steps with the coefficients of Muon (Keller Jordan, 2024).
+    Newton-Schulz, with the coefficients of Muon (Keller Jordan, 2024).
     """
     for _ in range(3):  # Jordan's 5 are no better here
         gram = x @ x.T
@@ -216,7 +216,7 @@ class Muon:  # torch.optim.Muon takes no convolutions
             nesterov = p.grad + MOMENTUM * momentum
             update = nesterov.reshape(len(p), -1).to(self.dtype)
             update /= update.norm() + 1e-7
-            if p.ndim > 1:  # not of a bias
+            if p.ndim > 1:  # not a bias
                 update = orthogonalize(update)
             p.mul_(1 - lr * WEIGHT_DECAY)
             p.add_(update.view_as(p), alpha=-lr)
@@ -242,12 +242,14 @@ def train(
     if not all(0 < n < math.inf for n in (epochs, batch_size, lr)):
         raise Error("--epochs, --batch-size and --lr must be above 0")
     torch.manual_seed(seed)
-    images, labels = [tensor.to(device) for tensor in add_strokes(digits)]
+    images, labels = [t.to(device) for t in add_strokes(digits)]
     bf16 = has_fast_bf16(device)
     model = SimpleCNN().to(device, memory_format=torch.channels_last)
-    rank, part, replica = 0, slice(None), model
+    rank = 0
+    part = slice(None)
+    replica = model
     if dist.is_initialized():
-        # Each process makes the whole batch and learns from its part.
+        # torchrun: each process makes the whole batch, learns from its part.
         rank = dist.get_rank()
         part = slice(rank, None, dist.get_world_size())
         replica = nn.parallel.DistributedDataParallel(model)
@@ -301,8 +303,8 @@ def add_strokes(digits: Digits) -> Digits:
     """The digits, some 1s with UPSTROKE and some 7s with BAR."""
     images, labels = digits.images.clone(), digits.labels
     for stroke in (UPSTROKE, BAR):
-        at_random = torch.rand(len(labels)) < STROKES
-        chosen = at_random & (labels == stroke.digit)
+        some = torch.rand(len(labels)) < STROKES
+        chosen = (labels == stroke.digit) & some
         images[chosen] = draw(stroke, images[chosen])
     return Digits(images, labels)
 
@@ -316,14 +318,14 @@ def draw(stroke: Stroke, images: Tensor) -> Tensor:
     edges = ink.diff(dim=1)[:, :, 1:].hypot(ink.diff(dim=2)[:, 1:])
     radius = ink.sum((1, 2)) / edges.sum((1, 2)).clamp(min=1)
 
-    # Random places, (2, N): of the starts and of the ends.
+    # (2, N): of the starts, of the ends.
     ranges = torch.tensor([stroke.below_top, stroke.right_of_ink])
     low, high = ranges.unsqueeze(3).unbind(2)
     down, right = low.lerp(high, torch.rand(2, len(ink), 2).mT)
     row = top - 0.5 + radius + (height - 2 * radius) * down
     middles = ink @ AXIS / ink.sum(2)  # of the ink in each row
     middle = middles[torch.arange(len(ink)), row.round().long().clamp(0, 27)]
-    # MNIST's digits lie in a box of 20 by 20 pixels.
+    # MNIST's digits lie in a box of 20 by 20.
     column = (middle + height * right).clamp(3.5 + radius, 23.5 - radius)
 
     # Each pixel's distance from the line.
@@ -418,7 +420,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     add("--seed", int, 0, "of all random numbers")
     add("--device", str, device, "where to train", choices={"cpu", device})
     add("--data-dir", path, MNIST_DIR, "folder with MNIST's files")
-    add("--also", path, None, "folder with own digits, to learn too")
+    add("--also", path, None, "folder with own digits")
     add("--weights", path, Path("data/mnist_cnn.pt"), "file to write")
     add("--plots", path, None, "folder for training.png (matplotlib)")
     return parser.parse_args(argv)
