@@ -169,7 +169,7 @@ def distort(x: Tensor, strength: float) -> Tensor:
 def add_non_digits(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Make the first of (N, 1, 28, 28) images into what is no digit.
 
-    Returns all, and (N, 10) targets, 0.1 where is no digit (Hendrycks et al. 2019).
+    Returns all, and (N, 10) targets: 0.1 for what is none (Hendrycks et al. 2019).
     """
     n = round(NON_DIGITS * len(x) / 3)  # of each kind
     first, second, third, others = x.split([n, n, n, len(x) - 3 * n])
