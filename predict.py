@@ -120,6 +120,7 @@ def find_data(data_dir: Path) -> Path:
     """Download MNIST into its folder; return that, or the sample's if it fails."""
     if data_dir != MNIST_DIR or any(data_dir.rglob("t10k-labels*")):
         return data_dir
+    timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
         from torchvision.datasets import MNIST  # takes 0.8 s
@@ -129,11 +130,10 @@ def find_data(data_dir: Path) -> Path:
         reason = f"cannot download MNIST into {data_dir} ({error})"
         if not SAMPLE_DIR.is_dir():
             raise Error(f"{reason}; copy its files there") from None
-        reason = " ".join(reason.split())
-        print(f"note: using {SAMPLE_DIR} as I {reason}", file=sys.stderr)
+        print("note: using", SAMPLE_DIR, "as I", *reason.split(), file=sys.stderr)
         return SAMPLE_DIR
     finally:
-        socket.setdefaulttimeout(None)
+        socket.setdefaulttimeout(timeout)
     return data_dir
 
 

@@ -276,12 +276,16 @@ def train(
         accuracy = is_right[is_digit].float().mean().item()
         history.append((loss.item(), accuracy))
         bar.set_postfix(loss=loss.item(), accuracy=accuracy, refresh=False)
-    with torch.no_grad():
-        for p in model.fc2.parameters():
-            p.mul_(LOGIT_SCALE)
+    calibrate(model)
     if not classify(model, digits.images[:100]).isfinite().all():
         raise Error("training diverged; try a smaller --lr")
     return model.eval(), history
+
+
+@torch.no_grad()
+def calibrate(model: SimpleCNN) -> None:
+    for p in model.fc2.parameters():
+        p.mul_(LOGIT_SCALE)
 
 
 # %% Strokes that half of the world writes
@@ -349,6 +353,7 @@ def find_data(data_dir: Path) -> Path:
     """Download MNIST into its folder; return that, or the sample's if it fails."""
     if data_dir != MNIST_DIR or any(data_dir.rglob("t10k-labels*")):
         return data_dir
+    timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(10)
     try:
         from torchvision.datasets import MNIST  # takes 0.8 s
@@ -358,11 +363,10 @@ def find_data(data_dir: Path) -> Path:
         reason = f"cannot download MNIST into {data_dir} ({error})"
         if not SAMPLE_DIR.is_dir():
             raise Error(f"{reason}; copy its files there") from None
-        reason = " ".join(reason.split())
-        print(f"note: using {SAMPLE_DIR} as I {reason}", file=sys.stderr)
+        print("note: using", SAMPLE_DIR, "as I", *reason.split(), file=sys.stderr)
         return SAMPLE_DIR
     finally:
-        socket.setdefaulttimeout(None)
+        socket.setdefaulttimeout(timeout)
     return data_dir
 
 
