@@ -88,21 +88,19 @@ class Digits(NamedTuple):
 
 def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
     """Read (N, *shape) uint8 from the nearest such file below a folder."""
-    pattern = name.replace("-idx", "?idx") + "*"  # Kaggle's dot, .gz
+    pattern = name.replace("-idx", "?idx") + "*"  # Kaggle's .idx; .gz
     paths = sorted(p for p in data_dir.rglob(pattern) if p.is_file())
     if not paths:
         raise Error(f"{data_dir} has no {name}, plain or .gz")
-    depth = min(len(p.parts) for p in paths)
-    nearest = [p for p in paths if len(p.parts) == depth]
-    path, last = nearest[0], nearest[-1]
-    if path.parent != last.parent:
-        raise Error(f"{path} or {last}? name one of their folders")
+    path = min(paths, key=lambda p: len(p.parts))  # plain before .gz
+    for other in paths:
+        if len(other.parts) == len(path.parts) and other.parent != path.parent:
+            raise Error(f"{path} or {other}? name one of their folders")
     data = path.read_bytes()
     try:
         if path.suffix == ".gz":
             data = gzip.decompress(data)
-        header = 8 + 4 * len(shape)  # a type, N, and the shape
-        data = bytearray(data[header:])
+        data = bytearray(data[8 + 4 * len(shape) :])  # type, N, shape
         return torch.frombuffer(data, dtype=torch.uint8).view(-1, *shape)
     except Exception as error:
         raise Error(f"{path} is damaged, remove it: {error}") from None
@@ -119,7 +117,7 @@ def load(data_dir: Path, split: str) -> Digits:
 
 
 def find_data(data_dir: Path) -> Path:
-    """Return data_dir, or the sample's folder if MNIST cannot be had."""
+    """Download MNIST into its folder; return that, or the sample's if it fails."""
     if data_dir != MNIST_DIR or any(data_dir.rglob("t10k-labels*")):
         return data_dir
     timeout = socket.getdefaulttimeout()

@@ -43,30 +43,30 @@ MNIST_DIR = Path("data/mnist")
 SAMPLE_DIR = Path("data/sample")
 
 # %% Recipe
-# Chosen on held-out training images; WIDEN and the strokes also on half of other
-# writers' digits (tests/README.md).
+# Chosen on held-out images: tests/README.md.
 EPOCHS = 1.75
-MIN_IMAGES = 80_000  # to be shown: few get more epochs
+MIN_SHOWN = 80_000  # images in all: a small data set gets more epochs
 BATCH_SIZE = 256
-LR = 0.05  # at most
-WARMUP = 0.2  # of the steps: the rate rises
+LR = 0.05  # the highest
+WARMUP = 0.2  # of the steps: the learning rate rises
 MOMENTUM = 0.9
-WEIGHT_DECAY = 0.1  # 20 epochs 99.3 -> 99.6
-LABEL_SMOOTHING = 0.1
-LOGIT_SCALE = 2.0  # calibration error 7.9 -> 0.4 %
+WEIGHT_DECAY = 0.1  # 20 epochs 99.3 -> 99.6 %
+LABEL_SMOOTHING = 0.1  # makes logits too small,
+LOGIT_SCALE = 2.0  # so scaled at the end: calibration error 7.9 -> 0.4 %
 
-# Each image is changed at random, by up to
+# Each image is distorted at random, by up to
 SCALE = 0.1  # larger or smaller
 WIDEN = 0.2  # and wider: Turks' digits 96.5 -> 98.0 % right
 SLANT = 0.3  # pixels to a side per pixel up
 TILT = 0.2  # pixels up per pixel to a side
 SHIFT = 2.0  # pixels
-CALM_STEPS = 0.4  # of the steps, the last ones: by less, ...
-CALM = 0.3  # ... times this: real digits are not
+# and less in the last steps, as real digits vary less:
+LAST_STEPS = 0.4  # of all
+LAST_STRENGTH = 0.3  # times
 
-STROKES = 0.3  # of the 1s and 7s get one: Italians' 1s 68 -> 93 % right
-NON_DIGITS = 0.06  # of a batch: letters as digits 43 -> 19 %
-OWN_DIGITS = 0.08  # of --also, for each digit of MNIST
+STROKES = 0.3  # of 1s and 7s get one: Italians' 1s 68 -> 93 % right
+NON_DIGITS = 0.06  # of each batch: letters taken for digits 43 -> 19 %
+OWN_DIGITS = 0.08  # per MNIST image: fewer from --also are repeated
 
 
 class Error(Exception):
@@ -117,21 +117,19 @@ class Digits(NamedTuple):
 
 def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
     """Read (N, *shape) uint8 from the nearest such file below a folder."""
-    pattern = name.replace("-idx", "?idx") + "*"  # Kaggle's dot, .gz
+    pattern = name.replace("-idx", "?idx") + "*"  # Kaggle's .idx; .gz
     paths = sorted(p for p in data_dir.rglob(pattern) if p.is_file())
     if not paths:
         raise Error(f"{data_dir} has no {name}, plain or .gz")
-    depth = min(len(p.parts) for p in paths)
-    nearest = [p for p in paths if len(p.parts) == depth]
-    path, last = nearest[0], nearest[-1]
-    if path.parent != last.parent:
-        raise Error(f"{path} or {last}? name one of their folders")
+    path = min(paths, key=lambda p: len(p.parts))  # plain before .gz
+    for other in paths:
+        if len(other.parts) == len(path.parts) and other.parent != path.parent:
+            raise Error(f"{path} or {other}? name one of their folders")
     data = path.read_bytes()
     try:
         if path.suffix == ".gz":
             data = gzip.decompress(data)
-        header = 8 + 4 * len(shape)  # a type, N, and the shape
-        data = bytearray(data[header:])
+        data = bytearray(data[8 + 4 * len(shape) :])  # type, N, shape
         return torch.frombuffer(data, dtype=torch.uint8).view(-1, *shape)
     except Exception as error:
         raise Error(f"{path} is damaged, remove it: {error}") from None
@@ -147,37 +145,44 @@ def load(data_dir: Path, split: str) -> Digits:
     return Digits(images, labels)
 
 
+def add_own(digits: Digits, own: Digits) -> Digits:
+    """Append own digits, repeated if they are few."""
+    copies = max(1, round(OWN_DIGITS * len(digits.labels) / len(own.labels)))
+    images = torch.cat([digits.images, own.images.repeat(copies, 1, 1)])
+    labels = torch.cat([digits.labels, own.labels.repeat(copies)])
+    return Digits(images, labels)
+
+
 # %% Training images
 def distort(x: Tensor, strength: float) -> Tensor:
     """Scale, slant, tilt and shift each of (N, 1, 28, 28) images at random."""
-    shift = SHIFT / 14  # in halves of the image, as grid_sample counts
+    shift = SHIFT / 14  # affine_grid counts from -1 to 1
     limits = torch.tensor([[SCALE, SLANT, shift], [TILT, SCALE, shift]])
     noise = torch.empty(len(x), 2, 3).uniform_(-strength, strength)
     theta = torch.eye(2, 3) + limits * noise
-    theta[:, 0, 0] -= strength * WIDEN * torch.rand(len(x))
+    theta[:, 0, 0] -= strength * WIDEN * torch.rand(len(x))  # smaller is wider
     grid = F.affine_grid(theta.to(x.device), x.shape, align_corners=False)
-    # Beyond the border is paper, not 0 after normalize.
+    # Zeros, the default, would be grey.
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def add_non_digits(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn the first of (N, 1, 28, 28) images into what is no digit.
+def add_non_digits(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Make the first of (N, 1, 28, 28) images into what is no digit.
 
-    Batches are shuffled, so the first are as good as any. Returns images, (N, 10)
-    probabilities, all 0.1 where there is no digit (Hendrycks et al. 2019), and (N,)
-    bool: is it a digit?
+    Returns all, and (N, 10) targets: 0.1 for what is none (Hendrycks et al. 2019).
     """
-    third = round(NON_DIGITS * len(x) / 3)
-    crossed, doubled, mirrored, others = x.split([third] * 3 + [len(x) - 3 * third])
-    crossed = crossed.maximum(crossed.rot90(1, (2, 3)))
-    doubled = doubled.maximum(doubled.flip(3))
-    x = torch.cat([crossed, doubled, mirrored.flip(3), others])
-    # Mirrored, these are digits still.
-    is_digit = (labels == 0) | (labels == 1) | (labels == 8)
-    is_digit[: 2 * third] = False
-    is_digit[3 * third :] = True
-    targets = torch.where(is_digit[:, None], F.one_hot(labels, 10), 0.1)
-    return x, targets, is_digit
+    n = round(NON_DIGITS * len(x) / 3)  # of each kind
+    first, second, third, others = x.split([n, n, n, len(x) - 3 * n])
+    crossed = first.maximum(first.rot90(1, (2, 3)))
+    doubled = second.maximum(second.flip(3))
+    x = torch.cat([crossed, doubled, third.flip(3), others])
+    targets = F.one_hot(labels.long(), 10).float()
+    targets[: 2 * n] = 0.1  # wrong for doubled 0s and 8s, but they are few
+    # Mirrored 0s, 1s and 8s are still digits.
+    labels = labels[2 * n : 3 * n]
+    symmetric = (labels == 0) | (labels == 1) | (labels == 8)
+    targets[2 * n : 3 * n][~symmetric] = 0.1
+    return x, targets
 
 
 # %% Optimizer
@@ -187,38 +192,44 @@ def one_cycle(progress: float) -> float:
 
 
 def orthogonalize(x: Tensor) -> Tensor:
-    """Move the singular values of a matrix to about 1 (Newton-Schulz)."""
-    for _ in range(3):  # 5 by Jordan et al., no better here
+    """Bring the singular values of a matrix, 1 or less, near 1.
+
+    Newton-Schulz, with the coefficients of Muon (Keller Jordan, 2024).
+    """
+    for _ in range(3):  # Jordan's 5 are no better here
         gram = x @ x.T
         x = 3.4445 * x + (2.0315 * gram @ gram - 4.7750 * gram) @ x
     return x
 
 
-class Muon:
-    """SGD with momentum; a matrix's step is equally long in all directions.
-
-    By Jordan et al. 2024. torch's own takes no convolutions and a second to import;
-    its step of a tall matrix (conv1's) is longer, by sqrt(height / width).
-    """
+class Muon:  # torch.optim.Muon takes no convolutions
+    """SGD with momentum; a matrix's step is equally long in all directions."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype):
-        self.parameters = list(model.parameters())
-        self.momenta = [torch.zeros_like(p) for p in self.parameters]
+        self.momenta = {p: torch.zeros_like(p) for p in model.parameters()}
         self.dtype = dtype
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        for p, momentum in zip(self.parameters, self.momenta, strict=True):
+        for p, momentum in self.momenta.items():
             momentum.mul_(MOMENTUM).add_(p.grad)
             nesterov = p.grad + MOMENTUM * momentum
             update = nesterov.reshape(len(p), -1).to(self.dtype)
             update /= update.norm() + 1e-7
-            if p.ndim > 1:  # not of a bias
+            if p.ndim > 1:  # not a bias
                 update = orthogonalize(update)
-            p.mul_(1 - lr * WEIGHT_DECAY).add_(update.view_as(p), alpha=-lr)
+            p.mul_(1 - lr * WEIGHT_DECAY)
+            p.add_(update.view_as(p), alpha=-lr)
 
 
 # %% Training
+def has_fast_bf16(device: str) -> bool:
+    """Does it compute in bfloat16? A step then takes half the time."""
+    if device == "cpu":
+        return torch.cpu.get_capabilities().get("avx512_bf16", False)
+    return device == "cuda" and torch.cuda.get_device_capability() >= (8, 0)
+
+
 def train(
     digits: Digits,
     epochs: float,
@@ -227,120 +238,119 @@ def train(
     seed: int,
     device: str,
 ) -> tuple[SimpleCNN, list]:
-    """Return a network, and the loss and accuracy of each step; raises Error.
-
-    The same seed, CPU and number of threads give the same weights.
-    """
+    """Return a network, and the loss and accuracy of each step; raises Error."""
     if not all(0 < n < math.inf for n in (epochs, batch_size, lr)):
         raise Error("--epochs, --batch-size and --lr must be above 0")
-    rank, world_size = 0, 1
-    if dist.is_initialized():
-        rank, world_size = dist.get_rank(), dist.get_world_size()
     torch.manual_seed(seed)
-    images, labels = add_strokes(digits)
-    images, labels = images.to(device), labels.to(device).long()
+    images, labels = [t.to(device) for t in add_strokes(digits)]
     bf16 = has_fast_bf16(device)
     model = SimpleCNN().to(device, memory_format=torch.channels_last)
-    replica = nn.parallel.DistributedDataParallel(model) if world_size > 1 else model
+    rank = 0
+    part = slice(None)
+    replica = model
+    if dist.is_initialized():
+        # torchrun: each process makes the whole batch, learns from its part.
+        rank = dist.get_rank()
+        part = slice(rank, None, dist.get_world_size())
+        replica = nn.parallel.DistributedDataParallel(model)
     optimizer = Muon(model, torch.bfloat16 if bf16 else torch.float32)
-    order = [torch.randperm(len(labels)) for _ in range(math.ceil(epochs))]
+    orders = [torch.randperm(len(labels)) for _ in range(math.ceil(epochs))]
     steps = max(1, int(epochs * len(labels) / batch_size))
-    batches = torch.cat(order).split(batch_size)[:steps]
+    batches = torch.cat(orders).split(batch_size)[:steps]
     history = []
     bar = tqdm(batches, unit="step", disable=rank > 0)
     for step, batch in enumerate(bar):
         progress = (step + 0.5) / steps
-        strength = CALM if progress > 1 - CALM_STEPS else 1.0
+        strength = LAST_STRENGTH if progress > 1 - LAST_STEPS else 1.0
         x = distort(normalize(images[batch]), strength)
-        x, y, is_digit = add_non_digits(x, labels[batch])
-        # All processes draw the same numbers; each takes its part.
-        mine = slice(rank, None, world_size)
+        x, targets = add_non_digits(x, labels[batch])
+        x, targets = x[part], targets[part]
         with torch.autocast(device, torch.bfloat16, enabled=bf16):
-            logits = replica(x[mine]).float()
-        loss = F.cross_entropy(logits, y[mine], label_smoothing=LABEL_SMOOTHING)
+            logits = replica(x).float()
+        loss = F.cross_entropy(logits, targets, label_smoothing=LABEL_SMOOTHING)
         model.zero_grad()
         loss.backward()
         optimizer.step(lr * one_cycle(progress))
-        is_right = logits.argmax(1) == labels[batch][mine]
-        accuracy = is_right[is_digit[mine]].float().mean().item()
+        is_right = logits.argmax(1) == targets.argmax(1)
+        is_digit = targets.amax(1) == 1
+        accuracy = is_right[is_digit].float().mean().item()
         history.append((loss.item(), accuracy))
         bar.set_postfix(loss=loss.item(), accuracy=accuracy, refresh=False)
-        if not loss.isfinite():
-            raise Error(f"the loss is {loss.item()}; try a smaller --lr")
     calibrate(model)
+    if not classify(model, digits.images[:100]).isfinite().all():
+        raise Error("training diverged; try a smaller --lr")
     return model.eval(), history
 
 
 @torch.no_grad()
 def calibrate(model: SimpleCNN) -> None:
-    """Multiply the logits by LOGIT_SCALE."""
     for p in model.fc2.parameters():
         p.mul_(LOGIT_SCALE)
 
 
-def has_fast_bf16(device: str) -> bool:
-    """Does it compute in bfloat16? A step then takes half the time."""
-    if device == "cuda":
-        return torch.cuda.get_device_capability() >= (8, 0)
-    return torch.cpu.get_capabilities().get("avx512_bf16", False)
-
-
-# %% Strokes of half of the world
+# %% Strokes that half of the world writes
 class Stroke(NamedTuple):
-    """A line with random ends, down from the digit's top and right of its ink there.
-
-    In heights of the digit: both down, both right.
-    """
+    """Where a line may start and end, in heights of the digit."""
 
     digit: int
-    low: tuple
-    high: tuple
+    below_top: tuple  # (min, max) for the start, for the end
+    right_of_ink: tuple  # in that row
 
 
-UPSTROKE = Stroke(1, ((0.04, 0.45), (0, -0.6)), ((0.4, 0.9), (0, -0.2)))
-BAR = Stroke(7, ((0.45, 0.4), (-0.35, 0.15)), ((0.65, 0.6), (-0.15, 0.35)))
+UPSTROKE = Stroke(1, ((0.04, 0.4), (0.45, 0.9)), ((0, 0), (-0.6, -0.2)))
+BAR = Stroke(7, ((0.45, 0.65), (0.4, 0.6)), ((-0.35, -0.15), (0.15, 0.35)))
+AXIS = torch.arange(28.0)
+PIXELS = torch.cartesian_prod(AXIS, AXIS)  # (784, 2): rows and columns
 
 
 def add_strokes(digits: Digits) -> Digits:
-    """The digits, a share of the 1s with UPSTROKE and of the 7s with BAR."""
+    """The digits, some 1s with UPSTROKE and some 7s with BAR."""
     images, labels = digits.images.clone(), digits.labels
     for stroke in (UPSTROKE, BAR):
-        chosen = (labels == stroke.digit) & (torch.rand(len(labels)) < STROKES)
+        some = torch.rand(len(labels)) < STROKES
+        chosen = (labels == stroke.digit) & some
         images[chosen] = draw(stroke, images[chosen])
     return Digits(images, labels)
 
 
 def draw(stroke: Stroke, images: Tensor) -> Tensor:
-    """(N, 28, 28) uint8 digits with the stroke, as wide as their lines."""
+    """Add a stroke to (N, 28, 28) uint8 digits, as wide as their lines."""
     ink = images / 255 + 1e-3  # no row is empty
-    # A line's ink is its length times its width; its edges, twice its length.
+    has_ink = (images > 0).any(2).byte()
+    top, height = has_ink.argmax(1), has_ink.sum(1)  # (N,)
+    # A line's ink is its length by its width; its edges, twice its length.
     edges = ink.diff(dim=1)[:, :, 1:].hypot(ink.diff(dim=2)[:, 1:])
-    radius = (ink.sum((1, 2)) / edges.sum((1, 2)).clamp(min=1))[:, None]
-    rows = (images > 0).any(2, True).byte()
-    top, height = rows.argmax(1), rows.sum(1)
-    low, high = torch.tensor([stroke.low, stroke.high]).unsqueeze(2)
-    down, right = low.lerp(high, torch.rand(2, len(ink), 2))
-    y = top - 0.5 + radius + (height - 2 * radius) * down
-    axis = torch.arange(28.0)
-    middle = (ink @ axis / ink.sum(2)).gather(1, y.round().long().clamp(0, 27))
-    # MNIST's digits lie in a box of 20 by 20 pixels, their centre of mass at 14.
-    x = (middle + height * right).clamp(3.5 + radius, 23.5 - radius)
-    start, end = torch.stack([y, x], 2)[:, :, None].unbind(1)
+    radius = ink.sum((1, 2)) / edges.sum((1, 2)).clamp(min=1)
+
+    # (2, N): of the starts, of the ends.
+    ranges = torch.tensor([stroke.below_top, stroke.right_of_ink])
+    low, high = ranges.unsqueeze(3).unbind(2)
+    down, right = low.lerp(high, torch.rand(2, len(ink), 2).mT)
+    row = top - 0.5 + radius + (height - 2 * radius) * down
+    middles = ink @ AXIS / ink.sum(2)  # of the ink in each row
+    middle = middles[torch.arange(len(ink)), row.round().long().clamp(0, 27)]
+    # MNIST's digits lie in a box of 20 by 20.
+    column = (middle + height * right).clamp(3.5 + radius, 23.5 - radius)
+
+    # Each pixel's distance from the line.
+    start, end = torch.stack([row, column], 2).unsqueeze(2)  # (N, 1, 2)
     line = end - start
-    grid = torch.cartesian_prod(axis, axis)
-    along = ((grid - start) @ line.mT / (line @ line.mT)).clamp(0, 1)
-    away = (start + along * line - grid).norm(dim=2).view_as(ink)
-    ink = ink.maximum((radius[..., None] + 0.5 - away).clamp(0, 1))
+    along = (PIXELS - start) @ line.mT / (line @ line.mT)  # 0 at start, 1 at end
+    nearest = start + along.clamp(0, 1) * line
+    distance = (nearest - PIXELS).norm(dim=2).view_as(ink)
+    ink = ink.maximum((radius.view(-1, 1, 1) + 0.5 - distance).clamp(0, 1))
+
+    # MNIST's centre of mass is (14, 14).
     images = (255 * ink).round().byte()
-    centre = ink.flatten(1) @ grid / ink.sum((1, 2))[:, None]
-    for i, shift in enumerate((14 - centre).round().int().tolist()):
+    centres = ink.flatten(1) @ PIXELS / ink.sum((1, 2))[:, None]
+    for i, shift in enumerate((14 - centres).round().int().tolist()):
         images[i] = images[i].roll(shift, (0, 1))
     return images
 
 
 # %% Files
 def find_data(data_dir: Path) -> Path:
-    """Return data_dir, or the sample's folder if MNIST cannot be had."""
+    """Download MNIST into its folder; return that, or the sample's if it fails."""
     if data_dir != MNIST_DIR or any(data_dir.rglob("t10k-labels*")):
         return data_dir
     timeout = socket.getdefaulttimeout()
@@ -358,13 +368,6 @@ def find_data(data_dir: Path) -> Path:
     finally:
         socket.setdefaulttimeout(timeout)
     return data_dir
-
-
-def add_own(digits: Digits, own: Digits) -> Digits:
-    """Append own digits, repeated up to their share."""
-    copies = max(1, round(OWN_DIGITS * len(digits.labels) / len(own.labels)))
-    pairs = zip(digits, own, strict=True)
-    return Digits(*[torch.cat([many, *[few] * copies]) for many, few in pairs])
 
 
 def check_output(path: Path) -> None:
@@ -405,7 +408,7 @@ def save_plot(history: list, path: Path) -> None:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 
-    def add(name: str, kind, default, text: str, **options) -> None:
+    def add(name, kind, default, text, **options):
         if default is not None:
             text += f" (default: {default})"
         parser.add_argument(name, type=kind, default=default, help=text, **options)
@@ -415,14 +418,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
     device = torch.accelerator.current_accelerator(check_available=True)
     device = device.type if device else "cpu"
-    passes = f"over the images (default: {EPOCHS}, more if they are few)"
-    add("--epochs", float, None, passes)
+    add("--epochs", float, None, f"(default: {EPOCHS}, more for few images)")
     add("--batch-size", int, BATCH_SIZE, "images per step")
     add("--lr", float, LR, "highest learning rate")
     add("--seed", int, 0, "of all random numbers")
     add("--device", str, device, "where to train", choices={"cpu", device})
     add("--data-dir", path, MNIST_DIR, "folder with MNIST's files")
-    add("--also", path, None, "folder with own digits, to learn too")
+    add("--also", path, None, "folder with own digits")
     add("--weights", path, Path("data/mnist_cnn.pt"), "file to write")
     add("--plots", path, None, "folder for training.png (matplotlib)")
     return parser.parse_args(argv)
@@ -455,13 +457,12 @@ def main(argv: list[str] | None = None) -> tuple:
     test = load(data_dir, "test")
     if args.also:
         digits = add_own(digits, load(args.also, "train"))
-    epochs = args.epochs
-    if epochs is None:
-        epochs = max(EPOCHS, MIN_IMAGES / len(digits.labels))
+    if args.epochs is None:
+        args.epochs = max(EPOCHS, MIN_SHOWN / len(digits.labels))
     is_first = not dist.is_initialized() or dist.get_rank() == 0
     if is_first:
         print(SimpleCNN(), flush=True)
-    options = epochs, args.batch_size, args.lr, args.seed, args.device
+    options = args.epochs, args.batch_size, args.lr, args.seed, args.device
     model, history = train(digits, *options)
     if is_first:
         save(model, args.weights)

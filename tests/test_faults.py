@@ -145,7 +145,7 @@ ARGUMENTS = {  # what follows STEP, words of the error
     "endless": ("--epochs inf", "must be above 0"),
     "no rate": ("--lr 0", "must be above 0"),
     "no batch": ("--batch-size 0", "must be above 0"),
-    "diverges": ("--lr 1e30 --epochs 1", "the loss is nan; try a smaller --lr"),
+    "diverges in its last step": ("--lr 1e30", "diverged; try a smaller --lr"),
     "own digits are not there": ("--also none", "none has no train-images"),
     "weights are a folder": ("--weights taken", "cannot write taken"),
     "weights below a file": ("--weights taken/file/w.pt", "taken/file"),
