@@ -22,6 +22,8 @@ COPIED = [
     "convolutions",
     "InkNet",
     "standardize",
+    "orthogonalize",
+    "Muon",
 ]
 
 
