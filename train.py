@@ -55,8 +55,8 @@ LABEL_SMOOTHING = 0.1  # makes logits too small,
 LOGIT_SCALE = 2.0  # so scaled at the end: calibration error 7.9 -> 0.4 %
 
 # Each image is distorted at random, by up to
-SCALE = 0.1  # larger or smaller
-WIDEN = 0.2  # and wider: Turks' digits 96.5 -> 98.0 % right
+SCALE = 0.1  # larger or smaller, each side
+WIDEN = 0.2  # and wider: Optdigits 96.5 -> 98.0 % right
 SLANT = 0.3  # pixels to a side per pixel up
 TILT = 0.2  # pixels up per pixel to a side
 SHIFT = 2.0  # pixels
@@ -64,9 +64,9 @@ SHIFT = 2.0  # pixels
 LAST_STEPS = 0.4  # of all
 LAST_STRENGTH = 0.3  # times
 
-STROKES = 0.3  # of 1s and 7s get one: Italians' 1s 68 -> 93 % right
+STROKES = 0.3  # of 1s and 7s get one: Semeion's 1s 68 -> 93 % right
 NON_DIGITS = 0.06  # of each batch: letters taken for digits 43 -> 19 %
-OWN_DIGITS = 0.08  # per MNIST image: fewer from --also are repeated
+OWN_DIGITS = 0.08  # of the number of images: --also is repeated up to it
 
 
 class Error(Exception):
@@ -117,7 +117,7 @@ class Digits(NamedTuple):
 
 def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
     """Read (N, *shape) uint8 from the nearest such file below a folder."""
-    pattern = name.replace("-idx", "?idx") + "*"  # Kaggle's .idx; .gz
+    pattern = name.replace("-idx", "?idx") + "*"  # ? for Kaggle's ".idx"
     paths = sorted(p for p in data_dir.rglob(pattern) if p.is_file())
     if not paths:
         raise Error(f"{data_dir} has no {name}, plain or .gz")
@@ -159,17 +159,19 @@ def distort(x: Tensor, strength: float) -> Tensor:
     shift = SHIFT / 14  # affine_grid counts from -1 to 1
     limits = torch.tensor([[SCALE, SLANT, shift], [TILT, SCALE, shift]])
     noise = torch.empty(len(x), 2, 3).uniform_(-strength, strength)
+    # Where an image's x (first row) and y are taken from.
     theta = torch.eye(2, 3) + limits * noise
-    theta[:, 0, 0] -= strength * WIDEN * torch.rand(len(x))  # smaller is wider
+    theta[:, 0, 0] -= strength * WIDEN * torch.rand(len(x))  # from less: wider
     grid = F.affine_grid(theta.to(x.device), x.shape, align_corners=False)
     # Zeros, the default, would be grey.
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 def add_non_digits(x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Make the first of (N, 1, 28, 28) images into what is no digit.
+    """Replace the first NON_DIGITS of (N, 1, 28, 28) images by what is no digit.
 
-    Returns all, and (N, 10) targets: 0.1 for what is none (Hendrycks et al. 2019).
+    Returns all, and (N, 10) targets, where that has 0.1 in each class (outlier
+    exposure, Hendrycks et al. 2019).
     """
     n = round(NON_DIGITS * len(x) / 3)  # of each kind
     first, second, third, others = x.split([n, n, n, len(x) - 3 * n])
@@ -192,7 +194,7 @@ def one_cycle(progress: float) -> float:
 
 
 def orthogonalize(x: Tensor) -> Tensor:
-    """Bring the singular values of a matrix, 1 or less, near 1.
+    """Bring the singular values of a matrix, which must be at most 1, near 1.
 
     Newton-Schulz, with the coefficients of Muon (Keller Jordan, 2024).
     """
@@ -249,7 +251,7 @@ def train(
     part = slice(None)
     replica = model
     if dist.is_initialized():
-        # torchrun: each process makes the whole batch, learns from its part.
+        # torchrun: each process makes the whole batch and learns from every nth image.
         rank = dist.get_rank()
         part = slice(rank, None, dist.get_world_size())
         replica = nn.parallel.DistributedDataParallel(model)
@@ -294,7 +296,7 @@ class Stroke(NamedTuple):
 
     digit: int
     below_top: tuple  # (min, max) for the start, for the end
-    right_of_ink: tuple  # in that row
+    right_of_middle: tuple  # of the ink in that row
 
 
 UPSTROKE = Stroke(1, ((0.04, 0.4), (0.45, 0.9)), ((0, 0), (-0.6, -0.2)))
@@ -318,14 +320,14 @@ def draw(stroke: Stroke, images: Tensor) -> Tensor:
     ink = images / 255 + 1e-3  # no row is empty
     has_ink = (images > 0).any(2).byte()
     top, height = has_ink.argmax(1), has_ink.sum(1)  # (N,)
-    # A line's ink is its length by its width; its edges, twice its length.
+    # A line's ink is length × width, the sum of its gradient 2 × length.
     edges = ink.diff(dim=1)[:, :, 1:].hypot(ink.diff(dim=2)[:, 1:])
     radius = ink.sum((1, 2)) / edges.sum((1, 2)).clamp(min=1)
 
-    # (2, N): of the starts, of the ends.
-    ranges = torch.tensor([stroke.below_top, stroke.right_of_ink])
+    # Rows below the top and columns right of the middle; start, end; min, max.
+    ranges = torch.tensor([stroke.below_top, stroke.right_of_middle])
     low, high = ranges.unsqueeze(3).unbind(2)
-    down, right = low.lerp(high, torch.rand(2, len(ink), 2).mT)
+    down, right = low.lerp(high, torch.rand(2, len(ink), 2).mT)  # (2, N)
     row = top - 0.5 + radius + (height - 2 * radius) * down
     middles = ink @ AXIS / ink.sum(2)  # of the ink in each row
     middle = middles[torch.arange(len(ink)), row.round().long().clamp(0, 27)]
@@ -333,7 +335,7 @@ def draw(stroke: Stroke, images: Tensor) -> Tensor:
     column = (middle + height * right).clamp(3.5 + radius, 23.5 - radius)
 
     # Each pixel's distance from the line.
-    start, end = torch.stack([row, column], 2).unsqueeze(2)  # (N, 1, 2)
+    start, end = torch.stack([row, column], 2).unsqueeze(2)  # each (N, 1, 2)
     line = end - start
     along = (PIXELS - start) @ line.mT / (line @ line.mT)  # 0 at start, 1 at end
     nearest = start + along.clamp(0, 1) * line
