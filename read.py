@@ -578,7 +578,7 @@ def find_files(paths: list[str]) -> list[str]:
             elif file.is_file():
                 others.add(file.suffix or name)
     if others:
-        print("note: passed over", *sorted(others), file=sys.stderr)
+        print("note: passed over other files:", *sorted(others), file=sys.stderr)
     return files
 
 
