@@ -56,8 +56,6 @@ if AS_COMMAND:
     gc.disable()
     # A name that the output's encoding lacks is escaped, as on old Windows.
     sys.stdout.reconfigure(errors="backslashreplace")
-    # Idle threads stop spinning sooner: on a busy machine this is twice as fast.
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 import cv2
 import numpy as np
 import torch
@@ -617,10 +615,8 @@ def write_mnist(ink: nn.Module, files: list[str], target: Path) -> None:
             header = bytes([0, 0, 8, values.ndim])
             header += np.array(values.shape, ">i4").tobytes()
             (raw / f"{split}-{kind}-ubyte").write_bytes(header + values.tobytes())
-    test = is_test.sum()
-    print(
-        f"{target}: {len(images) - test} images to train, {test} (every fifth) to test"
-    )
+    train, test = sum(~is_test), sum(is_test)
+    print(f"{target}: {train} images to train, {test} (every fifth) to test")
 
 
 # %% Command line
@@ -689,9 +685,8 @@ def plot(shown: list[tuple[dict, np.ndarray]], path: Path) -> None:
             for digit in line["digits"] + marks:
                 x, y, w, h = digit["box"]
                 colour = "red" if digit["unsure"] else "blue"
-                left.plot(
-                    [x, x + w, x + w, x, x], [y, y, y + h, y + h, y], colour, lw=0.7
-                )
+                around = [x, x + w, x + w, x, x], [y, y, y + h, y + h, y]
+                left.plot(*around, colour, lw=0.7)
                 left.text(x, y, digit["digit"], color=colour)
         padded = np.pad(images, ((0, -len(images) % 10), (0, 2), (0, 2)))
         rows = padded.reshape(-1, 10, 30, 30).swapaxes(1, 2)

@@ -60,10 +60,7 @@ DATA = {"t10k-images-idx3-ubyte": IMAGES, "t10k-labels-idx1-ubyte": LABELS}
 LEGACY, ZIPPED, STATE = io.BytesIO(), io.BytesIO(), predict.SimpleCNN().state_dict()
 torch.save(STATE, LEGACY, _use_new_zipfile_serialization=False)
 torch.save(STATE, ZIPPED)
-DIGITS, INK = (
-    read.SimpleCNN(),
-    read.load_weights(f"{REPO}/data/ink.pt", read.InkNet, "data/make_ink.py"),
-)
+INK = read.load_weights(f"{REPO}/data/ink.pt", read.InkNet, "data/make_ink.py")
 SIZES = [(40, 30), (28, 28), (1, 1), (3, 3), (1, 2000), (2000, 1)]
 MODES = ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"]
 FORMATS = ["AVIF", "BMP", "DDS", "GIF", "ICO", "JPEG", "JPEG2000", "PCX", "PNG", "PPM"]
@@ -156,7 +153,7 @@ def read_picture(folder: Path, number: int, random: Random) -> None:
         picture = damage(picture, random)
     path = folder / "picture"
     path.write_bytes(picture)
-    for page, images in read.read_pages(DIGITS, INK, path):
+    for page, images in read.read_pages(read.SimpleCNN(), INK, path):
         if "error" in page:
             raise read.Error(page["error"])
         boxes = [digit["box"] for line in page["lines"] for digit in line["digits"]]
