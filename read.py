@@ -69,6 +69,7 @@ from tqdm import tqdm
 UNSURE = 0.6  # about half of the answers below this probability are wrong
 THREADS = torch.get_num_threads()  # pictures that are read at once
 SHOWN = 25  # pages in the figure of --plots
+Page = tuple[dict, np.ndarray]  # what --json prints, and (n, 28, 28) uint8 digits
 
 
 class Error(Exception):
@@ -489,9 +490,9 @@ def describe(found: Found, factor: float, probabilities: Tensor) -> dict:
         return np.multiply(boxes, factor).round().astype(int).tolist()
 
     lines = []
-    for marks in found.marks:
-        line = {"text": "", "probability": 1.0, "unsure": len(marks) > 0}
-        lines.append(line | {"digits": [], "marks": scale(marks)})
+    for boxes in found.marks:
+        line = {"text": "", "probability": 1.0, "unsure": len(boxes) > 0}
+        lines.append(line | {"digits": [], "marks": scale(boxes)})
     values = found.lines, scale(found.boxes), probabilities.tolist()
     for number, box, p in zip(*values, strict=True):
         line, best = lines[number], max(p)
@@ -505,22 +506,21 @@ def describe(found: Found, factor: float, probabilities: Tensor) -> dict:
     return {"probability": p, "unsure": unsure, "lines": lines}
 
 
-def read_pages(
-    model: SimpleCNN, ink: nn.Module, picture
-) -> list[tuple[dict, np.ndarray]]:
-    """Of each page what --json prints, and its (n, 28, 28) uint8 digits."""
+def read_pages(model: SimpleCNN, ink: nn.Module, picture) -> list[Page]:
+    """Most pictures have one page; one without digits has an "error"."""
     name = str(picture) if isinstance(picture, (str, os.PathLike)) else ""
     pages = []
     for number, decoded in enumerate(decode_pages(picture), 1):
-        page, images = {"file": name, "page": number}, np.empty((0, 28, 28), np.uint8)
+        page = {"file": name, "page": number}
+        images = np.empty((0, 28, 28), np.uint8)
         try:
             if isinstance(decoded, str):
                 raise Error(decoded)
             pixels, reduction = decoded
             found = find_digits(ink, pixels)
             images = found.images
-            probabilities = classify(model, torch.from_numpy(images)).softmax(1)
-            page |= describe(found, reduction, probabilities)
+            logits = classify(model, torch.from_numpy(images))
+            page |= describe(found, reduction, logits.softmax(1))
         except Error as error:
             page["error"] = str(error)
         pages.append((page, images))
@@ -529,9 +529,7 @@ def read_pages(
     return pages
 
 
-def read_all(
-    model: SimpleCNN, ink: nn.Module, pictures: Iterable
-) -> Iterator[tuple[dict, np.ndarray]]:
+def read_all(model: SimpleCNN, ink: nn.Module, pictures: Iterable) -> Iterator[Page]:
     """What `read_pages` returns, of a hundred pictures at once to limit memory."""
     pictures = iter(pictures)
     with ThreadPoolExecutor(THREADS) as pool:
@@ -623,8 +621,7 @@ def write_mnist(ink: nn.Module, files: list[str], target: Path) -> None:
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add, home = parser.add_argument, os.path.expanduser
-    images = "picture, folder, or - for stdin"
-    add("images", nargs="+", type=home, metavar="IMAGE", help=images)
+    add("images", nargs="+", type=home, help="files, folders, or - for stdin")
     add("--weights", default="data/mnist_cnn.pt", help="a file or a URL")
     add("--ink", default="data/ink.pt", help="the same, of the network that finds ink")
     plots = f"draw the first {SHOWN} into DIR/readings.png; needs matplotlib"
@@ -637,7 +634,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def report(pages: Iterable, args: argparse.Namespace) -> int:
+def report(pages: Iterable[Page], args: argparse.Namespace) -> int:
     """Print what each page says; return 1 if one could not be read, else 0."""
     rows = csv.writer(sys.stdout, lineterminator="\n")
     if args.csv:
@@ -652,13 +649,13 @@ def report(pages: Iterable, args: argparse.Namespace) -> int:
         if args.json or len(kept) < SHOWN:
             kept.append((page, images))
         for number, line in enumerate(page["lines"], 1):
-            text, p, unsure = line["text"], line["probability"], line["unsure"]
+            text, p = line["text"], line["probability"]
             if args.csv:
                 place = page["file"], page["page"], number
-                rows.writerow([*place, text, f"{p:.6f}", unsure])
+                rows.writerow([*place, text, f"{p:.6f}", line["unsure"]])
             elif not args.json:
-                words = "   unsure" if unsure else ""
-                print(f"{name:<17}  {text:<7} {100 * p:5.1f} %{words}", flush=True)
+                unsure = "   unsure" if line["unsure"] else ""
+                print(f"{name:<17}  {text:<7} {100 * p:5.1f} %{unsure}", flush=True)
                 name = ""
     if args.json:
         print(json.dumps({"images": [page for page, _ in kept], "errors": errors}))
@@ -667,7 +664,7 @@ def report(pages: Iterable, args: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
-def plot(shown: list[tuple[dict, np.ndarray]], path: Path) -> None:
+def plot(shown: list[Page], path: Path) -> None:
     """Draw each page with a box around each digit, and beside it what was seen."""
     from matplotlib.figure import Figure  # optional: ten packages that few runs need
 
@@ -708,7 +705,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.plots:
         if not find_spec("matplotlib"):
-            command = "uv run --with matplotlib read.py --plots DIR IMAGE"
+            command = "uv run --with matplotlib read.py --plots DIR"
             raise Error(f"--plots needs matplotlib: {command}")
         os.makedirs(args.plots, exist_ok=True)
     if not files:
