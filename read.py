@@ -248,9 +248,10 @@ def look(ink: nn.Module, grey: np.ndarray, scale: float) -> Blobs:
     # Paper all around, as in training, up to multiples of 32.
     size = [32 * math.ceil((n + 24) / 32) for n in (h, w)]
     x = torch.full((1, 1, *size), float(np.median(border(grey))))
-    x[0, 0, 12 : 12 + h, 12 : 12 + w] = torch.from_numpy(grey)
+    inside = np.s_[..., 12 : 12 + h, 12 : 12 + w]
+    x[inside] = torch.from_numpy(grey)
     p = ink(standardize(x.to(ink.out.weight.device)))[0].sigmoid().cpu()
-    return find_blobs(*p[:, 12 : 12 + h, 12 : 12 + w].numpy())
+    return find_blobs(*p[inside].numpy())
 
 
 def find_blobs(ink: np.ndarray, digit: np.ndarray) -> Blobs:
