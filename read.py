@@ -40,14 +40,12 @@ import re
 import sys
 import urllib.request
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
 from glob import glob
 from importlib.util import find_spec
-from itertools import chain, islice, pairwise, repeat
+from itertools import islice, pairwise, repeat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,19 +56,20 @@ if AS_COMMAND:
     gc.disable()
     # A name that the output's encoding lacks is escaped, as on old Windows.
     sys.stdout.reconfigure(errors="backslashreplace")
-    # Idle threads stop spinning sooner: on a busy machine this is twice as fast.
-    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pi_heif import register_heif_opener
 from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from torch import Tensor, nn
 from tqdm import tqdm
 
 UNSURE = 0.6  # about half of the answers below this probability are wrong
-THREADS = torch.get_num_threads()  # pictures that are prepared at once
+THREADS = torch.get_num_threads()  # pictures that are read at once
+SHOWN = 25  # pages in the figure of --plots
+Page = tuple[dict, np.ndarray]  # what --json prints, and (n, 28, 28) uint8 digits
 
 
 class Error(Exception):
@@ -249,9 +248,10 @@ def look(ink: nn.Module, grey: np.ndarray, scale: float) -> Blobs:
     # Paper all around, as in training, up to multiples of 32.
     size = [32 * math.ceil((n + 24) / 32) for n in (h, w)]
     x = torch.full((1, 1, *size), float(np.median(border(grey))))
-    x[0, 0, 12 : 12 + h, 12 : 12 + w] = torch.from_numpy(grey)
+    inside = np.s_[..., 12 : 12 + h, 12 : 12 + w]
+    x[inside] = torch.from_numpy(grey)
     p = ink(standardize(x.to(ink.out.weight.device)))[0].sigmoid().cpu()
-    return find_blobs(*p[:, 12 : 12 + h, 12 : 12 + w].numpy())
+    return find_blobs(*p[inside].numpy())
 
 
 def find_blobs(ink: np.ndarray, digit: np.ndarray) -> Blobs:
@@ -413,59 +413,39 @@ def find_digits(ink: nn.Module, pixels: np.ndarray) -> Found:
 
 
 # %% Pictures
-NOTHING = Found(np.empty((0, 28, 28), np.uint8), np.empty((0, 4)), [], [])
-
-
-@cache
-def known_suffixes() -> set[str]:
-    """The suffixes that Pillow opens; also registers HEIC."""
-    from pi_heif import register_heif_opener  # here: it changes Pillow for all
-
-    register_heif_opener()
-    formats = Image.registered_extensions().items()
-    return {suffix for suffix, kind in formats if kind in Image.OPEN}
-
-
-def to_bytes(values: np.ndarray) -> np.ndarray:
-    """Any numbers to uint8: uint8 as it is, others from least to largest."""
-    if values.dtype == np.uint8:
-        return values
-    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
-    return cv2.normalize(values, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
-
-
-def open_picture(picture) -> Image.Image:
-    """What `read_picture` takes, or "-" for stdin, as a PIL image."""
-    if isinstance(picture, Image.Image):
-        return picture.copy()  # `draft` would change it
-    if isinstance(picture, str) and picture == "-":
-        picture = sys.stdin.buffer.read()
-    if isinstance(picture, bytes):
-        picture = io.BytesIO(picture)
-    if isinstance(picture, (str, os.PathLike)) or hasattr(picture, "read"):
-        return open_file(picture)
-    values = np.asarray(picture)
+def from_array(values) -> Image.Image:
+    """uint8 as it is, other numbers from the least, black, to the largest, white."""
+    values = np.asarray(values)
     if values.shape[2:] == (1,):
         values = values[..., 0]
     if not values.size or values.ndim < 2 or values.shape[2:] not in [(), (3,), (4,)]:
         raise Error(f"shape {values.shape} is not (h, w) or (h, w, 1, 3 or 4)")
-    return Image.fromarray(to_bytes(values))
+    if values.dtype != np.uint8:
+        values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
+        values = cv2.normalize(values, None, 0, 255, cv2.NORM_MINMAX, cv2.CV_8U)
+    return Image.fromarray(values)
 
 
-def open_file(file) -> Image.Image:
-    if str(file).lower().endswith(".pdf"):
+def open_picture(picture) -> Image.Image:
+    """What `read_picture` takes, or "-" for stdin, as a PIL image."""
+    register_heif_opener()  # here, as it changes Pillow for all
+    if isinstance(picture, Image.Image):
+        return picture.copy()  # `draft` would change it
+    if hasattr(picture, "read"):
+        return Image.open(picture)
+    if not isinstance(picture, (str, os.PathLike, bytes)):
+        return from_array(picture)
+    if picture == "-":
+        picture = sys.stdin.buffer.read()
+    if isinstance(picture, bytes):
+        picture = io.BytesIO(picture)
+    elif str(picture).lower().endswith(".pdf"):
         raise Error("convert it first: pdftoppm -r 150 -png FILE scan")
-    known_suffixes()  # registers HEIC
-    try:
-        return Image.open(file)
-    except Image.DecompressionBombError:
-        if hasattr(file, "seek"):
-            file.seek(0)
-        with suppress(SyntaxError):  # no JPEG
-            image = JpegImageFile(file)
-            if "progressive" not in image.info:  # `draft` saves those no memory
-                return image
-        raise
+    with suppress(SyntaxError):  # no JPEG
+        image = JpegImageFile(picture)
+        if "progressive" not in image.info:
+            return image  # however large, as `draft` makes it small
+    return Image.open(picture)
 
 
 def decode(image: Image.Image) -> tuple[np.ndarray, float]:
@@ -475,7 +455,7 @@ def decode(image: Image.Image) -> tuple[np.ndarray, float]:
     image.draft("RGB", [max(1, LARGEST * side // longer) for side in image.size])
     image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # 16 or 32 bits, of whatever range
-        image = Image.fromarray(to_bytes(np.asarray(image.convert("F"))))
+        image = from_array(image.convert("F"))
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         for paper in ("white", "black"):  # white ink shows on black only
@@ -504,47 +484,17 @@ def decode_pages(picture) -> Iterator[tuple[np.ndarray, float] | str]:
         yield " ".join(reason.split())
 
 
-def enlarge(found: Found, factor: float) -> Found:
+def describe(found: Found, factor: float, probabilities: Tensor) -> dict:
+    """What --json prints of the digits `found`, whose boxes grow by `factor`."""
+
     def scale(boxes) -> list:
         return np.multiply(boxes, factor).round().astype(int).tolist()
 
-    marks = [scale(boxes) for boxes in found.marks]
-    return found._replace(boxes=scale(found.boxes), marks=marks)
-
-
-def prepare(ink: nn.Module, picture) -> list[tuple[dict, Found]]:
-    """Of each page its "file", "page" and "error", if there is one; and its digits."""
-    name = str(picture) if isinstance(picture, (str, os.PathLike)) else ""
-    pages = []
-    for number, decoded in enumerate(decode_pages(picture), 1):
-        page, found = {"file": name, "page": number}, NOTHING
-        try:
-            if isinstance(decoded, str):
-                raise Error(decoded)
-            pixels, reduction = decoded
-            found = enlarge(find_digits(ink, pixels), reduction)
-        except Error as error:
-            page["error"] = str(error)
-        pages.append((page, found))
-    if number == 1:
-        page["page"] = None
-    return pages
-
-
-def prepare_all(ink: nn.Module, pictures: Iterable) -> Iterator[list[tuple]]:
-    """What `prepare` returns, of a hundred pictures at once to limit memory."""
-    pictures = iter(pictures)
-    with ThreadPoolExecutor(THREADS) as pool:
-        while batch := list(islice(pictures, 100)):
-            yield list(chain(*pool.map(prepare, repeat(ink), batch)))
-
-
-def describe(found: Found, probabilities: Tensor) -> dict:
     lines = []
-    for marks in found.marks:
-        line = {"text": "", "probability": 1.0, "unsure": len(marks) > 0}
-        lines.append(line | {"digits": [], "marks": marks})
-    values = found.lines, found.boxes, probabilities.tolist()
+    for boxes in found.marks:
+        line = {"text": "", "probability": 1.0, "unsure": len(boxes) > 0}
+        lines.append(line | {"digits": [], "marks": scale(boxes)})
+    values = found.lines, scale(found.boxes), probabilities.tolist()
     for number, box, p in zip(*values, strict=True):
         line, best = lines[number], max(p)
         digit = {"digit": p.index(best), "probability": best, "unsure": best < UNSURE}
@@ -557,18 +507,36 @@ def describe(found: Found, probabilities: Tensor) -> dict:
     return {"probability": p, "unsure": unsure, "lines": lines}
 
 
-def read_all(
-    model: SimpleCNN, ink: nn.Module, pictures: Iterable
-) -> Iterator[tuple[dict, np.ndarray]]:
-    """Of each page what --json prints, and its (n, 28, 28) uint8 digits."""
-    for pages in prepare_all(ink, pictures):
-        images = [found.images for _, found in pages]
-        answers = classify(model, torch.from_numpy(np.concatenate(images))).softmax(1)
-        answers = answers.split([len(digits) for digits in images])
-        for (page, found), probabilities in zip(pages, answers, strict=True):
-            if "error" not in page:
-                page |= describe(found, probabilities)
-            yield page, found.images
+def read_pages(model: SimpleCNN, ink: nn.Module, picture) -> list[Page]:
+    """Most pictures have one page; one without digits has an "error"."""
+    name = str(picture) if isinstance(picture, (str, os.PathLike)) else ""
+    pages = []
+    for number, decoded in enumerate(decode_pages(picture), 1):
+        page = {"file": name, "page": number}
+        images = np.empty((0, 28, 28), np.uint8)
+        try:
+            if isinstance(decoded, str):
+                raise Error(decoded)
+            pixels, reduction = decoded
+            found = find_digits(ink, pixels)
+            images = found.images
+            logits = classify(model, torch.from_numpy(images))
+            page |= describe(found, reduction, logits.softmax(1))
+        except Error as error:
+            page["error"] = str(error)
+        pages.append((page, images))
+    if number == 1:
+        page["page"] = None
+    return pages
+
+
+def read_all(model: SimpleCNN, ink: nn.Module, pictures: Iterable) -> Iterator[Page]:
+    """What `read_pages` returns, of a hundred pictures at once to limit memory."""
+    pictures = iter(pictures)
+    with ThreadPoolExecutor(THREADS) as pool:
+        while batch := list(islice(pictures, 100)):
+            for pages in pool.map(read_pages, repeat(model), repeat(ink), batch):
+                yield from pages
 
 
 def read_picture(model: SimpleCNN, ink: nn.Module, picture) -> dict:
@@ -579,7 +547,7 @@ def read_picture(model: SimpleCNN, ink: nn.Module, picture) -> dict:
     ten "probabilities" and "box": x, y, width, height in pixels of the upright picture.
     "unsure" is what is doubtful or has marks. Raises Error if there is nothing to read.
     """
-    (answer, _), *more = read_all(model, ink, [picture])
+    (answer, _), *more = read_pages(model, ink, picture)
     name = answer["file"] or type(picture).__name__
     if more:
         raise Error(f"{name}: {1 + len(more)} pages; read_all reads them")
@@ -588,25 +556,27 @@ def read_picture(model: SimpleCNN, ink: nn.Module, picture) -> dict:
     return answer
 
 
-def find_files(paths: list[str]) -> tuple[list[str], Counter]:
-    """The files in `paths`, folders' pictures by name; and how many others by suffix.
+def find_files(paths: list[str]) -> list[str]:
+    """The files in `paths`, and of folders the pictures that are not hidden.
 
-    Hidden files are left out: a Mac's zip has a ._1.jpg beside each 1.jpg.
+    A Mac's zip has a hidden ._1.jpg beside each 1.jpg.
     """
-    files, others = [], Counter()
+    register_heif_opener()
+    suffixes = Image.registered_extensions()
+    files, others = [], set()
     for path in paths:
         if not os.path.isdir(path):
             files.append(path)
             continue
-        for file in sorted(Path(path).rglob("*")):
-            hidden = any(name[0] == "." for name in file.relative_to(path).parts)
-            if hidden or not file.is_file():
-                continue
-            if file.suffix.lower() in known_suffixes():
+        for name in sorted(glob("**", root_dir=path, recursive=True)):
+            file = Path(path, name)
+            if file.suffix.lower() in suffixes:
                 files.append(str(file))
-            else:
-                others[file.suffix or file.name] += 1
-    return files, others
+            elif file.is_file():
+                others.add(file.suffix or name)
+    if others:
+        print("note: passed over other files:", *sorted(others), file=sys.stderr)
+    return files
 
 
 def title(page: dict) -> str:
@@ -614,146 +584,108 @@ def title(page: dict) -> str:
 
 
 # %% Own pictures for train.py
-def find_labelled(paths: list[str]) -> dict[str, int]:
-    """The pictures in folders 0 to 9 below `paths`, and their labels; raises Error."""
-    labels = {}
-    for folder in sorted(child for path in paths for child in Path(path).iterdir()):
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue
-        if folder.name not in [*"0123456789"]:
-            raise Error(f"{folder}: pictures must lie in folders named 0 to 9")
-        files, _ = find_files([str(folder)])
-        labels |= dict.fromkeys(files, int(folder.name))
-    return labels
-
-
-def write_mnist(ink: nn.Module, target: Path, paths: list[str]) -> None:
-    """Write labelled pictures in MNIST's layout, every fifth of a digit for tests.
+def write_mnist(ink: nn.Module, files: list[str], target: Path) -> None:
+    """Write pictures in folders 0 to 9 in MNIST's layout, every fifth for tests.
 
     Prints what was left out, and how many were written. Raises Error.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise Error(f"{target} exists and is not empty; name a new folder")
-    labels = find_labelled(paths)
-    splits, seen = {"train": [], "t10k": []}, Counter()
-    files = tqdm(labels, unit=" images", disable=None)
-    for page, found in chain.from_iterable(prepare_all(ink, files)):
-        if len(found.images) != 1:
-            reason = page.get("error", f"{len(found.images)} digits")
+    if target.exists():
+        raise Error(f"{target} exists; name a new folder")
+    for folder in [Path(file).parent for file in files]:
+        if folder.name not in [*"0123456789"]:
+            raise Error(f"{folder}: pictures must lie in folders named 0 to 9")
+    images, labels = [], []
+    pages = read_all(SimpleCNN(), ink, files)  # what it reads is not used
+    for page, digits in tqdm(pages, total=len(files), unit=" images", disable=None):
+        if len(digits) == 1:
+            images.append(digits[0])
+            labels.append(int(Path(page["file"]).parent.name))
+        else:
+            reason = page.get("error", f"{len(digits)} digits")
             print(f"note: left out {title(page)}: {reason}", file=sys.stderr)
-            continue
-        label = labels[page["file"]]
-        seen[label] += 1
-        split = "train" if seen[label] % 5 else "t10k"
-        splits[split].append((found.images[0], label))
-    if not seen:
+    if not images:
         raise Error("no picture of one digit in folders named 0 to 9")
     raw = target / "MNIST/raw"
     raw.mkdir(parents=True)
-    for split, examples in splits.items():
-        if examples:  # else fewer than five of each digit
-            images, digits = zip(*examples, strict=True)
-            write_idx(raw / f"{split}-images-idx3-ubyte", np.stack(images))
-            write_idx(raw / f"{split}-labels-idx1-ubyte", np.uint8(digits))
-    train, test = map(len, splits.values())
-    print(f"{target}: {train} images to train, {test} (every fifth of a digit) to test")
-
-
-def write_idx(path: Path, values: np.ndarray) -> None:
-    shape = np.array(values.shape, ">i4").tobytes()
-    path.write_bytes(bytes([0, 0, 8, values.ndim]) + shape + values.tobytes())
+    is_test = np.arange(1, len(images) + 1) % 5 == 0
+    for split, part in (("train", ~is_test), ("t10k", is_test)):
+        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
+            values = np.uint8(values)[part]
+            header = bytes([0, 0, 8, values.ndim])
+            header += np.array(values.shape, ">i4").tobytes()
+            (raw / f"{split}-{kind}-ubyte").write_bytes(header + values.tobytes())
+    train, test = sum(~is_test), sum(is_test)
+    print(f"{target}: {train} images to train, {test} (every fifth) to test")
 
 
 # %% Command line
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add, home = parser.add_argument, os.path.expanduser
-    images = "picture, folder, or - for stdin"
-    add("images", nargs="+", type=home, metavar="IMAGE", help=images)
+    add("images", nargs="+", type=home, help="files, folders, or - for stdin")
     add("--weights", default="data/mnist_cnn.pt", help="a file or a URL")
-    finder = "file or URL of the network that finds ink"
-    add("--ink", default="data/ink.pt", help=finder)
-    plots = "draw the first 25 into DIR/readings.png; needs matplotlib"
+    add("--ink", default="data/ink.pt", help="the same, of the network that finds ink")
+    plots = f"draw the first {SHOWN} into DIR/readings.png; needs matplotlib"
     add("--plots", type=home, metavar="DIR", help=plots)
     add = parser.add_mutually_exclusive_group().add_argument
     add("--json", action="store_true", help="print one JSON object")
     add("--csv", action="store_true", help="print a row for each line of writing")
-    own = "write pictures in folders 0 to 9 below IMAGE to DIR, for train.py --also DIR"
+    own = "write pictures in folders 0 to 9 to DIR, for train.py --also DIR"
     add("--to-mnist", type=home, metavar="DIR", help=own)
     return parser.parse_args(argv)
 
 
-def text_lines(picture: dict) -> Iterator[str]:
-    name = title(picture)
-    for line in picture["lines"]:
-        text, p = line["text"], line["probability"]
-        words = "   unsure" if line["unsure"] else ""
-        values = [digit["probability"] for digit in line["digits"]]
-        at = values.index(min(values))  # the digit that is most in doubt
-        ten = line["digits"][at]["probabilities"]
-        second, other = sorted(zip(ten, range(10), strict=True))[-2]
-        second *= p / values[at]
-        if second >= 0.01:
-            also = f"{text[:at]}{other}{text[at + 1 :]}"
-            words += f"   (also {also}: {100 * second:.1f} %)"
-        yield f"{name:<17}  {text:<7} {100 * p:5.1f} %{words}"
-        name = ""
-
-
-def csv_rows(picture: dict) -> Iterator[list]:
-    for number, line in enumerate(picture["lines"], 1):
-        where = picture["file"], picture["page"], number
-        yield [*where, line["text"], f"{line['probability']:.6f}", line["unsure"]]
-
-
-def report(readings: Iterable, args: argparse.Namespace) -> int:
-    """Print what each picture says; return 1 if one could not be read, else 0."""
+def report(pages: Iterable[Page], args: argparse.Namespace) -> int:
+    """Print what each page says; return 1 if one could not be read, else 0."""
     rows = csv.writer(sys.stdout, lineterminator="\n")
     if args.csv:
         rows.writerow(["file", "page", "line", "text", "probability", "unsure"])
-    images, errors, shown = [], [], []
-    for picture, digits in readings:
-        if "error" in picture:
-            errors.append(picture)
-            print(f"error: {title(picture)}: {picture['error']}", file=sys.stderr)
+    kept, errors = [], []
+    for page, images in pages:
+        name = title(page)
+        if "error" in page:
+            errors.append(page)
+            print(f"error: {name}: {page['error']}", file=sys.stderr)
             continue
-        if len(shown) < 25:
-            shown.append((picture, digits))
-        if args.json:
-            images.append(picture)
-        elif args.csv:
-            rows.writerows(csv_rows(picture))
-        else:
-            print(*text_lines(picture), sep="\n", flush=True)
+        if args.json or len(kept) < SHOWN:
+            kept.append((page, images))
+        for number, line in enumerate(page["lines"], 1):
+            text, p = line["text"], line["probability"]
+            if args.csv:
+                place = page["file"], page["page"], number
+                rows.writerow([*place, text, f"{p:.6f}", line["unsure"]])
+            elif not args.json:
+                unsure = "   unsure" if line["unsure"] else ""
+                print(f"{name:<17}  {text:<7} {100 * p:5.1f} %{unsure}", flush=True)
+                name = ""
     if args.json:
-        print(json.dumps({"images": images, "errors": errors}))
-    if args.plots and shown:
-        plot(shown, Path(args.plots, "readings.png"))
+        print(json.dumps({"images": [page for page, _ in kept], "errors": errors}))
+    if args.plots and kept:
+        plot(kept[:SHOWN], Path(args.plots, "readings.png"))
     return 1 if errors else 0
 
 
-def plot(shown: list[tuple[dict, np.ndarray]], path: Path) -> None:
-    """Draw each picture with a box around each digit, and beside it what was seen."""
+def plot(shown: list[Page], path: Path) -> None:
+    """Draw each page with a box around each digit, and beside it what was seen."""
     from matplotlib.figure import Figure  # optional: ten packages that few runs need
 
     figure = Figure((9, 3 * len(shown)), layout="constrained")
     axes = figure.subplots(len(shown), 2, squeeze=False)
-    for (left, right), (picture, images) in zip(axes, shown, strict=True):
-        if picture["file"] != "-":
-            pages = decode_pages(picture["file"])
-            *_, (pixels, reduction) = islice(pages, picture["page"] or 1)
+    for (left, right), (page, images) in zip(axes, shown, strict=True):
+        if page["file"] != "-":
+            decoded = decode_pages(page["file"])
+            *_, (pixels, reduction) = islice(decoded, page["page"] or 1)
             h, w = np.multiply(pixels.shape[:2], reduction)
             left.imshow(pixels, extent=(0, w, h, 0))
-        left.set_title(title(picture)[-40:], fontsize=8, parse_math=False)
-        for line in picture["lines"]:
-            boxes = [(box, "red", "") for box in line["marks"]]
-            for digit in line["digits"]:
+        left.set_title(title(page)[-40:], fontsize=8, parse_math=False)
+        for line in page["lines"]:
+            marks = [{"digit": "", "unsure": True, "box": box} for box in line["marks"]]
+            for digit in line["digits"] + marks:
+                x, y, w, h = digit["box"]
                 colour = "red" if digit["unsure"] else "blue"
-                boxes.append((digit["box"], colour, digit["digit"]))
-            for (x, y, w, h), colour, text in boxes:
                 around = [x, x + w, x + w, x, x], [y, y, y + h, y + h, y]
                 left.plot(*around, colour, lw=0.7)
-                left.text(x, y, text, color=colour)
+                left.text(x, y, digit["digit"], color=colour)
         padded = np.pad(images, ((0, -len(images) % 10), (0, 2), (0, 2)))
         rows = padded.reshape(-1, 10, 30, 30).swapaxes(1, 2)
         right.imshow(rows.reshape(-1, 300), cmap="gray")
@@ -767,43 +699,33 @@ def main(argv: list[str] | None = None) -> int:
     paths = []
     for path in args.images:  # a pattern if no shell has expanded it
         paths += [path] if os.path.exists(path) else sorted(glob(path)) or [path]
+    files = find_files(paths)
     ink = load_weights(args.ink, InkNet, "data/make_ink.py")
     if args.to_mnist:
-        write_mnist(ink, Path(args.to_mnist), paths)
+        write_mnist(ink, files, Path(args.to_mnist))
         return 0
     if args.plots:
         if not find_spec("matplotlib"):
-            command = "uv run --with matplotlib read.py --plots DIR IMAGE"
+            command = "uv run --with matplotlib read.py --plots DIR"
             raise Error(f"--plots needs matplotlib: {command}")
         os.makedirs(args.plots, exist_ok=True)
-    files, others = find_files(paths)
-    if others:
-        note = f"note: passed over {others.total()} other files:"
-        print(note, *others, file=sys.stderr)
     if not files:
         raise Error(f"no images in {' '.join(paths)}")
-    readings = read_all(load_weights(args.weights), ink, files)
+    pages = read_all(load_weights(args.weights), ink, files)
     quiet = sys.stdout.isatty() or None
-    bar = tqdm(readings, total=len(files), unit=" images", disable=quiet)
+    bar = tqdm(pages, total=len(files), unit=" images", disable=quiet)
     return report(bar, args)
 
 
 # %% Process
-if __name__ == "__main__":
-    if AS_COMMAND:
-        gc.freeze()  # saves 0.3 s at exit
-        torch.set_num_threads(1)  # a core for each picture, not all for one
+if AS_COMMAND:
+    gc.freeze()  # saves 0.3 s at exit
+    torch.set_num_threads(1)  # a core for each picture, not all for one
     cv2.setNumThreads(1)
     warnings.filterwarnings("ignore", module="PIL")  # large pictures, odd metadata
     try:
-        status = main(None if AS_COMMAND else ["--help"])
-        sys.stdout.flush()
-    except BrokenPipeError:  # of a `| head`; as Python's documentation has it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = 1
+        sys.exit(main())
+    except (BrokenPipeError, KeyboardInterrupt):  # of `| head`, of Ctrl-C
+        os._exit(1)  # without a word
     except (Error, OSError) as error:
-        status = "error: " + " ".join(str(error).split())
-    except KeyboardInterrupt:
-        status = 130
-    if status:
-        sys.exit(status)
+        sys.exit("error: " + " ".join(str(error).split()))

@@ -1,5 +1,6 @@
 """read.py on a user's own pictures: what it reads, how it says so, what it refuses."""
 
+import argparse
 import csv
 import gc
 import io
@@ -176,7 +177,7 @@ def test_a_jpeg_of_200_megapixels(read, networks, tmp_path):
 
 
 # %% What is said
-def test_lines_and_marks(read, networks, monkeypatch):
+def test_lines_and_marks(read, networks, monkeypatch, capsys):
     """Two lines, a mark in the second, in a picture that is read at half its size."""
     numbers = (4, 7, 9)
     alone = [read.read_picture(*networks, digit(number)) for number in numbers]
@@ -198,7 +199,9 @@ def test_lines_and_marks(read, networks, monkeypatch):
     assert first["marks"] == [] and second["marks"] == [[64, 160, 8, 8]]
     assert first["unsure"] == (min(best[:2]) < 0.6)
     assert second["unsure"] and answer["unsure"]
-    [words, marked] = read.text_lines(answer)
+    how = argparse.Namespace(json=False, csv=False, plots=None)
+    assert read.report([(answer, images)], how) == 0
+    words, marked = capsys.readouterr().out.splitlines()
     assert marked.startswith(" ") and "unsure" in marked
     assert ("unsure" in words) == first["unsure"]
 
@@ -269,11 +272,12 @@ def test_text(folder, trained):
     for line, start in zip(words[:-1], starts, strict=True):
         assert line.startswith(start) and line.partition(" %")[0].split()[-2].isdigit()
     errors = [line for line in result.stderr.splitlines() if "error: " in line]
-    assert len(errors) == 3
+    assert len(errors) == 4
     assert "damaged.jpg: not an image" in errors[0]
-    assert "scan.tif page 2: no digits found" in errors[1]
-    assert "missing.png: No such file" in errors[2]
-    assert "note: passed over 2 other files: .pdf .svg" in result.stderr
+    assert "scan.pdf: convert it first: pdftoppm" in errors[1]
+    assert "scan.tif page 2: no digits found" in errors[2]
+    assert "missing.png: No such file" in errors[3]
+    assert "note: passed over other files: .svg" in result.stderr
 
 
 def test_json_and_csv(folder, trained, read, networks):
@@ -282,8 +286,9 @@ def test_json_and_csv(folder, trained, read, networks):
     names = [Path(image["file"]).relative_to(folder).as_posix() for image in images]
     assert names == NAMES
     assert [image["page"] for image in images] == [None, None, None, 1, 3]
-    assert [os.path.basename(e["file"]) for e in errors] == ["damaged.jpg", "scan.tif"]
-    assert [error["page"] for error in errors] == [None, 2]
+    names = [os.path.basename(error["file"]) for error in errors]
+    assert names == ["damaged.jpg", "scan.pdf", "scan.tif"]
+    assert [error["page"] for error in errors] == [None, None, 2]
     rows = list(csv.DictReader(io.StringIO(run_read(trained, "--csv", folder).stdout)))
     for image, number, row in zip(images, [0, 2, 1, 4, 7], rows, strict=True):
         expected = read.read_picture(*networks, digit(number))
@@ -370,9 +375,7 @@ def test_to_mnist(read, predict, tmp_path, monkeypatch, capsys):
     options = "--ink", str(INK), "--to-mnist=~/own"
     assert read.main([*options, str(tmp_path / "labelled")]) == 0
     output = capsys.readouterr()
-    assert output.out.endswith(
-        "own: 12 images to train, 2 (every fifth of a digit) to test\n"
-    )
+    assert output.out.endswith("own: 12 images to train, 2 (every fifth) to test\n")
     notes = [line for line in output.err.splitlines() if "note: " in line]
     assert len(notes) == 1 and "left out" in notes[0]
     assert "blank.png: no digits found" in notes[0]
@@ -388,7 +391,7 @@ def test_to_mnist_refuses(read, tmp_path):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     for target, source, words in (
-        ("full", "none", "full exists and is not empty"),
+        ("full", "none", "full exists; name a new"),
         ("own", "other", "three: pictures must lie in folders named 0 to 9"),
         ("own", "none", "no picture of one digit"),
     ):

@@ -14,7 +14,7 @@
 # exclude-newer = "2026-11-16T00:00:00Z"
 # exclude-newer-package = { torch = false, torchvision = false }
 # ///
-"""Feed odd and damaged files to train.load, predict.load_weights and read.prepare.
+"""Feed odd and damaged files to train.load, predict.load_weights and read.read_pages.
 
     uv run tests/tools/fuzz.py --cases 9000
 
@@ -153,12 +153,12 @@ def read_picture(folder: Path, number: int, random: Random) -> None:
         picture = damage(picture, random)
     path = folder / "picture"
     path.write_bytes(picture)
-    for page, found in read.prepare(INK, path):
+    for page, images in read.read_pages(read.SimpleCNN(), INK, path):
         if "error" in page:
             raise read.Error(page["error"])
-        assert found.images.dtype == np.uint8 and len(found.images)
-        assert found.images.shape == (len(found.boxes), 28, 28)
-        assert np.isfinite(found.boxes).all()
+        boxes = [digit["box"] for line in page["lines"] for digit in line["digits"]]
+        assert images.dtype == np.uint8 and images.shape == (len(boxes), 28, 28)
+        assert np.shape(boxes) == (len(images), 4) and np.min(boxes) >= 0
 
 
 def run(reader, cases: int, folder: Path) -> None:
