@@ -3,7 +3,6 @@
 import io
 import os
 import signal
-import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -20,6 +19,7 @@ from conftest import (
     files_below,
     import_script,
     run,
+    training,
     uv_run,
 )
 from torch import nn
@@ -216,25 +216,12 @@ def test_old_weights_outlive_a_failure_while_saving(case, tmp_path):
 @posix
 def test_ctrl_c_in_training(tmp_path):
     (tmp_path / "w.pt").write_bytes(b"old")
-    options = ["--data-dir", SAMPLE, "--epochs", "1000", "--weights", "w.pt"]
-    process = subprocess.Popen(
-        [sys.executable, REPO / "train.py", *options],
-        cwd=tmp_path,
-        env=ENV,
-        stderr=subprocess.PIPE,
-        # A shell's background jobs ignore Ctrl-C, and so would this one.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    said = b""
-    try:
-        while b"/15625" not in said:  # it trains
-            more = process.stderr.read(1)
-            assert more, said
-            said += more
+    command = [sys.executable, REPO / "train.py"]
+    # A shell's background jobs ignore Ctrl-C, and so would this one.
+    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with training(*command, cwd=tmp_path, **options) as process:
         process.send_signal(signal.SIGINT)
-        said += process.communicate(timeout=60)[1]
-    finally:
-        process.kill()
-    assert process.returncode == 130 and b"Traceback" not in said
+        stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and b"Traceback" not in stderr
     assert files_below(tmp_path) == {"w.pt"}
     assert (tmp_path / "w.pt").read_bytes() == b"old"
