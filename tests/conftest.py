@@ -28,8 +28,6 @@ FILES = [
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 ]
-no_mnist = "the real MNIST is not in data/mnist"
-real_mnist = pytest.mark.skipif(not MNIST.is_dir(), reason=no_mnist)
 
 # As on a user's machine, where Python keeps the bytecode of torch: half the start-up.
 ENV = dict(os.environ)

@@ -12,7 +12,6 @@ import pytest
 from conftest import ENV, REPO, SAMPLE, digit, run, uv_run
 
 BUILDAH = ENV | {"STORAGE_DRIVER": "overlay", "BUILDAH_ISOLATION": "chroot"}
-BASE = re.search(r"(?m)^FROM (\S+)$", (REPO / "Dockerfile").read_text())[1]
 TAG = "mnist-test"
 
 
@@ -22,22 +21,9 @@ def buildah(*words) -> str:
     return result.stdout.strip()
 
 
-def missing() -> list[str]:
-    """What this machine lacks for these tests."""
-    tools = ["buildah", "unshare", "chroot"]
-    lacking = [tool for tool in tools if not shutil.which(tool)]
-    if not lacking and os.geteuid():
-        lacking.append("root")
-    if not lacking:
-        try:
-            buildah("inspect", BASE)
-        except AssertionError:
-            lacking.append("images (run tests/tools/container_base.sh)")
-    return lacking
-
-
-LACKING = ", ".join(missing())
-skip = pytest.mark.skipif(LACKING != "", reason=f"not here: {LACKING}")
+tools = ["buildah", "unshare", "chroot"]
+ready = all(map(shutil.which, tools)) and os.geteuid() == 0
+skip = pytest.mark.skipif(not ready, reason="needs root, buildah, unshare and chroot")
 pytestmark = [pytest.mark.slow, skip]
 
 

@@ -153,16 +153,6 @@ def test_no_network_and_no_sample(tmp_path):
 
 
 # %% The sample
-def test_sample(train):
-    """As many of each digit, no image in both halves."""
-    different = set()
-    for split, number in {"train": 400, "test": 100}.items():
-        images, labels = train.load(SAMPLE, split)
-        assert labels.bincount().tolist() == [number] * 10
-        different |= {bytes(image.flatten()) for image in images}
-    assert len(different) == 5000
-
-
 def test_the_sample_is_said_to_be_among_the_training_images(trained, tmp_path):
     """Under any name that leads there; a copy of a user's own is the user's."""
     (tmp_path / "link").symlink_to(SAMPLE)
