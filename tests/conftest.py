@@ -73,12 +73,12 @@ def training(*command, **options) -> Iterator[subprocess.Popen]:
     options |= {"env": ENV, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     words = [*command, "--data-dir", SAMPLE, "--epochs", "1000", "--weights", "w.pt"]
     with subprocess.Popen([str(word) for word in words], **options) as process:
-        said = b""
-        while b"step/s" not in said:  # the bar begins
-            more = process.stderr.read(1)
-            assert more, said
-            said += more
         try:
+            said = b""
+            while b"step/s" not in said:  # the bar begins
+                more = process.stderr.read(1)
+                assert more, said
+                said += more
             yield process
         finally:
             process.kill()
