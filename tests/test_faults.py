@@ -161,15 +161,12 @@ def test_arguments(case, train, tmp_path, monkeypatch):
     assert files_below(tmp_path) == {"file"}
 
 
-@pytest.mark.parametrize(
-    "command, line",
-    [
+def test_one_line(tmp_path):
+    for command, line in (
         ("predict.py", "error: no weights in data/mnist_cnn.pt ("),
         ("train.py --plots plots", "uv run --with matplotlib train.py"),
-    ],
-)
-def test_one_line(command, line, tmp_path):
-    assert_one_error_line(uv_run(*command.split(), cwd=tmp_path), line)
+    ):
+        assert_one_error_line(uv_run(*command.split(), cwd=tmp_path), line)
 
 
 # %% Ends in the middle
