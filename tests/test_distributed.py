@@ -61,32 +61,22 @@ def test_a_process_that_dies_ends_the_job(tmp_path):
     assert (tmp_path / "w.pt").read_bytes() == b"old"
 
 
-def run_on_two_hosts(folder: Path, *arguments: str) -> list[CompletedProcess]:
-    """train.py on two addresses of loopback, each in a folder of its own."""
+def test_two_hosts(tmp_path):
+    """Two addresses of loopback, each with a folder of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"--rdzv-endpoint=127.0.0.1:{free.getsockname()[1]}"
     common = [*TORCHRUN, "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"]
 
     def run_on(number: int) -> CompletedProcess:
-        host = [
-            f"--rdzv-conf=is_host={1 - number}",
-            f"--local-addr=127.0.0.{number + 1}",
-        ]
-        command = [*common, address, *host, REPO / "train.py", *arguments]
-        env = ENV | {"GLOO_SOCKET_IFNAME": "lo"}
-        return run(*command, cwd=folder / f"host{number}", env=env)
+        folder = tmp_path / f"host{number}"
+        shutil.copytree(SAMPLE / "MNIST", folder / "data/mnist/MNIST")
+        own = f"--rdzv-conf=is_host={1 - number}", f"--local-addr=127.0.0.{number + 1}"
+        command = [*common, address, *own, REPO / "train.py", *THREE_STEPS]
+        return run(*command, cwd=folder, env=ENV | {"GLOO_SOCKET_IFNAME": "lo"})
 
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(run_on, (0, 1)))
-
-
-def test_two_hosts(tmp_path):
-    for number in (0, 1):
-        data = tmp_path / f"host{number}/data/mnist/MNIST"
-        shutil.copytree(SAMPLE / "MNIST", data)
-    first, second = run_on_two_hosts(tmp_path, *THREE_STEPS)
+        first, second = pool.map(run_on, (0, 1))
     assert first.returncode == second.returncode == 0, (first.stderr, second.stderr)
-    assert len(re.findall("(?m)^Accuracy ", first.stdout)) == 1
-    assert not second.stdout
+    assert first.stdout.count("Accuracy ") == 1 and not second.stdout
     assert (tmp_path / "host0/data/mnist_cnn.pt").exists()

@@ -68,6 +68,27 @@ def test_network_and_normalization(train):
     assert sum(p.numel() for p in model.parameters()) == 225_034
 
 
+def test_muon(train):
+    """Its steps are those of torch's own Muon, which takes matrices alone."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(32, 64, 3)
+    matrix = nn.Parameter(layer.weight.detach().flatten(1))
+    bias = layer.bias.detach().clone()
+    ours, decay = train.Muon(layer, torch.float32), train.WEIGHT_DECAY
+    theirs = torch.optim.Muon([matrix], 0.01, decay, momentum=0.9, ns_steps=3)
+    for _ in range(5):
+        layer.weight.grad = torch.randn_like(layer.weight)
+        layer.bias.grad = torch.ones(64)
+        matrix.grad = layer.weight.grad.flatten(1)
+        ours.step(0.01)
+        theirs.step()
+        # A vector's update has the length 1: an eighth in each of 64 numbers.
+        bias = bias * (1 - 0.01 * decay) - 0.01 / 8
+    # They round to bf16; without momentum the difference is 6e-4.
+    assert (layer.weight.flatten(1) - matrix).abs().mean() < 1e-4
+    torch.testing.assert_close(layer.bias.detach(), bias)
+
+
 def test_distort(train):
     """By 0 nothing moves; by 1 each image moves differently, up to the limits."""
     places = (torch.arange(28.0) - 13.5).expand(28, 28)
