@@ -129,9 +129,10 @@ def test_bad_scripts(fault, tmp_path):
     if content:
         (tmp_path / "x.py").write_text(content)
     result = export("y.py", "x.py", cwd=tmp_path)
-    assert_one_error_line(result, words)
-    said_by_uv = len(result.stderr.splitlines()) > 1
-    assert said_by_uv == (fault == "conflict")
+    said_by_uv, _, last = result.stderr.strip().rpartition("\n")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert last.startswith("error: ") and words in last, result.stderr
+    assert bool(said_by_uv) == (fault == "conflict")
     assert not (tmp_path / "requirements.txt").exists()
 
 
