@@ -6,8 +6,11 @@ import importlib.util
 import os
 import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -25,9 +28,6 @@ FILES = [
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 ]
-real_mnist = pytest.mark.skipif(
-    not MNIST.is_dir(), reason="the real MNIST is not in data/mnist"
-)
 
 # As on a user's machine, where Python keeps the bytecode of torch: half the start-up.
 ENV = dict(os.environ)
@@ -46,41 +46,45 @@ def import_script(name: str) -> ModuleType:
     return module
 
 
-def run(
-    *command, cwd: Path, env: dict = ENV, timeout: float = 300, **options
-) -> subprocess.CompletedProcess:
-    """Run a command in the folder `cwd`, and keep what it prints."""
-    return subprocess.run(
-        [str(word) for word in command],
-        cwd=cwd,
-        env=env,
-        timeout=timeout,
-        encoding="utf-8",
-        capture_output=True,
-        **options,
-    )
+def run(*command, **options) -> CompletedProcess:
+    """Run a command, and keep what it prints."""
+    words = [str(word) for word in command]
+    usual = {"env": ENV, "timeout": 300, "encoding": "utf-8", "capture_output": True}
+    return subprocess.run(words, **usual | options)
 
 
-def uv_run(
-    script: str, *arguments, cwd: Path, **options
-) -> subprocess.CompletedProcess:
-    """`uv run script arguments` in the folder `cwd`."""
-    return run("uv", "run", REPO / script, *arguments, cwd=cwd, **options)
+def uv_run(script: str, *arguments, **options) -> CompletedProcess:
+    """`uv run script arguments`."""
+    return run("uv", "run", REPO / script, *arguments, **options)
 
 
 def driver(folder: Path, code: str) -> Path:
     """A script in `folder` that runs `code` and then train.py, in one process."""
-    path = folder / "driver.py"
-    train = str(REPO / "train.py")
+    path, train = folder / "driver.py", str(REPO / "train.py")
     path.write_text(
         f"import runpy\n{code}\nrunpy.run_path({train!r}, run_name='__main__')\n"
     )
     return path
 
 
-def assert_one_error_line(
-    result: subprocess.CompletedProcess, *words: str, status: int = 1
-) -> None:
+@contextmanager
+def training(*command, **options) -> Iterator[subprocess.Popen]:
+    """A process of 1,000 epochs, from its first steps on."""
+    options |= {"env": ENV, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    words = [*command, "--data-dir", SAMPLE, "--epochs", "1000", "--weights", "w.pt"]
+    with subprocess.Popen([str(word) for word in words], **options) as process:
+        try:
+            said = b""
+            while b"step/s" not in said:  # the bar begins
+                more = process.stderr.read(1)
+                assert more, said
+                said += more
+            yield process
+        finally:
+            process.kill()
+
+
+def assert_one_error_line(result: CompletedProcess, *words: str, status=1) -> None:
     """The run ended with `status` and one error, its last line, with these words."""
     assert result.returncode == status, (result.returncode, result.stderr)
     assert "Traceback" not in result.stderr, result.stderr
@@ -91,27 +95,17 @@ def assert_one_error_line(
         assert word in lines[-1], (word, lines[-1])
 
 
-@pytest.fixture(scope="session")
-def train() -> ModuleType:
-    return import_script("train")
+def imported(name: str):
+    """A fixture: the script as a module."""
+    return pytest.fixture(lambda: import_script(name), scope="session", name=name)
 
 
-@pytest.fixture(scope="session")
-def predict() -> ModuleType:
-    return import_script("predict")
-
-
-@pytest.fixture(scope="session")
-def read() -> ModuleType:
-    return import_script("read")
+train, predict, read = imported("train"), imported("predict"), imported("read")
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> SimpleNamespace:
-    """A training on the sample by a user without a network.
-
-    Its `folder`, `weights`, `stdout` and `stderr`.
-    """
+    """The sample's training by a user without a network: its files and words."""
     folder = tmp_path_factory.mktemp("trained")
     # uv needs the network once, to build the environments.
     for script in SCRIPTS:
@@ -122,12 +116,8 @@ def trained(tmp_path_factory) -> SimpleNamespace:
     (folder / "data/ink.pt").symlink_to(REPO / "data/ink.pt")
     result = uv_run("train.py", cwd=folder, env=OFFLINE)
     assert result.returncode == 0, result.stderr
-    return SimpleNamespace(
-        folder=folder,
-        weights=folder / "data/mnist_cnn.pt",
-        stdout=result.stdout,
-        stderr=result.stderr,
-    )
+    said = {"stdout": result.stdout, "stderr": result.stderr}
+    return SimpleNamespace(folder=folder, weights=folder / "data/mnist_cnn.pt", **said)
 
 
 # %% Files
@@ -149,10 +139,7 @@ def digit(number: int = 0) -> Image.Image:
 
 
 def play_mnist(folder: Path) -> None:
-    """The sample's 1,000 test images as `folder`'s data/mnist.
-
-    They are also those to train on: quicker than 4,000.
-    """
+    """The sample's 1,000 test images as data/mnist, also to train on: quicker."""
     raw = folder / "data/mnist/MNIST/raw"
     raw.mkdir(parents=True)
     for name in FILES:
@@ -162,10 +149,7 @@ def play_mnist(folder: Path) -> None:
 # %% Servers
 @pytest.fixture
 def server():
-    """A web server on loopback.
-
-    `answers` maps a path to bytes; `requests` is its log.
-    """
+    """A web server: `answers` maps a path to bytes, `requests` is its log."""
     answers, requests = {}, []
 
     class Handler(BaseHTTPRequestHandler):
@@ -190,10 +174,7 @@ def server():
 
 @pytest.fixture
 def mirror(server) -> SimpleNamespace:
-    """A server with the sample, gzipped.
-
-    Its `code` makes it torchvision's mirror, after one that is dead.
-    """
+    """A server with the sample; `code` makes it torchvision's, after a dead one."""
     resources = []
     for name in FILES:
         data = gzip.compress((SAMPLE / "MNIST/raw" / name).read_bytes(), 1)

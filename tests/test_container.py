@@ -1,7 +1,4 @@
-"""The Dockerfile, built by buildah and run as by `docker run`.
-
-Only the images that it builds on are stand-ins (tools/container_base.sh).
-"""
+"""The Dockerfile, built by buildah on tools/container_base.sh's stand-ins, and run."""
 
 import json
 import os
@@ -15,7 +12,6 @@ import pytest
 from conftest import ENV, REPO, SAMPLE, digit, run, uv_run
 
 BUILDAH = ENV | {"STORAGE_DRIVER": "overlay", "BUILDAH_ISOLATION": "chroot"}
-BASE = re.search(r"(?m)^FROM (\S+)$", (REPO / "Dockerfile").read_text())[1]
 TAG = "mnist-test"
 
 
@@ -25,25 +21,10 @@ def buildah(*words) -> str:
     return result.stdout.strip()
 
 
-def missing() -> list[str]:
-    """What this machine lacks for these tests."""
-    tools = ["buildah", "unshare", "chroot"]
-    lacking = [tool for tool in tools if not shutil.which(tool)]
-    if not lacking and os.geteuid():
-        lacking.append("root")
-    if not lacking:
-        try:
-            buildah("inspect", BASE)
-        except AssertionError:
-            lacking.append("images (run tests/tools/container_base.sh)")
-    return lacking
-
-
-LACKING = missing()
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(LACKING), reason=f"not here: {', '.join(LACKING)}"),
-]
+tools = ["buildah", "unshare", "chroot"]
+ready = all(map(shutil.which, tools)) and os.geteuid() == 0
+skip = pytest.mark.skipif(not ready, reason="needs root, buildah, unshare and chroot")
+pytestmark = [pytest.mark.slow, skip]
 
 
 def build(context: Path, torch_backend: str) -> None:
@@ -57,8 +38,7 @@ def build(context: Path, torch_backend: str) -> None:
 def context(trained, tmp_path_factory) -> Path:
     """The folder from which the image is built."""
     context = tmp_path_factory.mktemp("context")
-    names = ["Dockerfile", ".dockerignore", "train.py", "predict.py", "read.py"]
-    for name in names:
+    for name in ("Dockerfile", ".dockerignore", "train.py", "predict.py", "read.py"):
         shutil.copy(REPO / name, context)
     shutil.copytree(SAMPLE, context / "data/sample")
     for weights in (trained.weights, REPO / "data/ink.pt"):
@@ -148,17 +128,11 @@ open("/tmp/file", "w")"""
 
 
 def test_holds_no_more_than_it_needs(image):
-    home = image.root / "mnist"
+    home, sample = image.root / "mnist", "data/sample/MNIST/raw/t10k-"
     files = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
-    sample = "data/sample/MNIST/raw/t10k-"
-    assert files == {
-        "predict.py",
-        "read.py",
-        "data/mnist_cnn.pt",
-        "data/ink.pt",
-        f"{sample}images-idx3-ubyte",
-        f"{sample}labels-idx1-ubyte",
-    }
+    data = {f"{sample}images-idx3-ubyte", f"{sample}labels-idx1-ubyte"}
+    data |= {"data/mnist_cnn.pt", "data/ink.pt"}
+    assert files == {"predict.py", "read.py"} | data
     assert (home / "read.py").read_bytes() == (REPO / "read.py").read_bytes()
     assert len(list(image.root.rglob("libtorch_cpu.so"))) == 1
     assert not list(image.root.rglob("*.whl")) + list(image.root.glob("*bin/uv"))

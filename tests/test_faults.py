@@ -3,7 +3,6 @@
 import io
 import os
 import signal
-import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -20,6 +19,7 @@ from conftest import (
     files_below,
     import_script,
     run,
+    training,
     uv_run,
 )
 from torch import nn
@@ -88,10 +88,6 @@ REFUSED = {  # the content or the bytes of the file, words of the error
         network(fc1=nn.Linear(1600, 256), fc2=nn.Linear(256, 10)),
         ["does not fit SimpleCNN", "fc1.weight", "[256, 1600]", "[128, 1600]"],
     ),
-    "many other layers": (
-        nn.Sequential(*(nn.Linear(9, 9) for _ in range(50))).state_dict(),
-        ["Missing key", "conv1.weight"],
-    ),
     "a layer more": (network(fc3=nn.Linear(10, 10)), ["Unexpected", "fc3.weight"]),
     "not a number": (
         STATE | {"fc1.bias": torch.full((128,), torch.nan)},
@@ -99,7 +95,6 @@ REFUSED = {  # the content or the bytes of the file, words of the error
     ),
     "none": ({"model": None}, PLAIN),
     "a list": (list(STATE.values()), PLAIN),
-    "a tensor": (torch.ones(3), PLAIN),
     "numbers for names": ({1: torch.ones(3)}, []),
     "code": ({"conv1.weight": Code()}, PLAIN),
     "a whole model": (nn.Linear(1, 1), PLAIN),
@@ -141,7 +136,6 @@ ARGUMENTS = {  # what follows STEP, words of the error
     "no epochs": ("--epochs 0", "must be above 0"),
     "epochs below 0": ("--epochs -1", "must be above 0"),
     "no number of epochs": ("--epochs nan", "must be above 0"),
-    "no learning rate": ("--lr nan", "must be above 0"),
     "endless": ("--epochs inf", "must be above 0"),
     "no rate": ("--lr 0", "must be above 0"),
     "no batch": ("--batch-size 0", "must be above 0"),
@@ -167,16 +161,12 @@ def test_arguments(case, train, tmp_path, monkeypatch):
     assert files_below(tmp_path) == {"file"}
 
 
-ONE_LINE = {  # as a user meets them: the command, the line
-    "no weights": ("predict.py", "error: no weights in data/mnist_cnn.pt ("),
-    "no matplotlib": ("train.py --plots plots", "uv run --with matplotlib train.py"),
-}
-
-
-@pytest.mark.parametrize("case", ONE_LINE)
-def test_one_line(case, tmp_path):
-    command, line = ONE_LINE[case]
-    assert_one_error_line(uv_run(*command.split(), cwd=tmp_path), line)
+def test_one_line(tmp_path):
+    for command, line in (
+        ("predict.py", "error: no weights in data/mnist_cnn.pt ("),
+        ("train.py --plots plots", "uv run --with matplotlib train.py"),
+    ):
+        assert_one_error_line(uv_run(*command.split(), cwd=tmp_path), line)
 
 
 # %% Ends in the middle
@@ -216,25 +206,12 @@ def test_old_weights_outlive_a_failure_while_saving(case, tmp_path):
 @posix
 def test_ctrl_c_in_training(tmp_path):
     (tmp_path / "w.pt").write_bytes(b"old")
-    options = ["--data-dir", SAMPLE, "--epochs", "1000", "--weights", "w.pt"]
-    process = subprocess.Popen(
-        [sys.executable, REPO / "train.py", *options],
-        cwd=tmp_path,
-        env=ENV,
-        stderr=subprocess.PIPE,
-        # A shell's background jobs ignore Ctrl-C, and so would this one.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    said = b""
-    try:
-        while b"/15625" not in said:  # it trains
-            more = process.stderr.read(1)
-            assert more, said
-            said += more
+    command = [sys.executable, REPO / "train.py"]
+    # A shell's background jobs ignore Ctrl-C, and so would this one.
+    options = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with training(*command, cwd=tmp_path, **options) as process:
         process.send_signal(signal.SIGINT)
-        said += process.communicate(timeout=60)[1]
-    finally:
-        process.kill()
-    assert process.returncode == 130 and b"Traceback" not in said
+        stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and b"Traceback" not in stderr
     assert files_below(tmp_path) == {"w.pt"}
     assert (tmp_path / "w.pt").read_bytes() == b"old"

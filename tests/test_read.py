@@ -1,16 +1,12 @@
 """read.py on a user's own pictures: what it reads, how it says so, what it refuses."""
 
-import argparse
 import csv
-import gc
 import io
 import json
 import os
-import tempfile
-import warnings
+import re
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pillow_heif
 import pytest
@@ -73,29 +69,10 @@ def test_sources(name, read, networks):
     assert answer["file"] == "" and len(answer["lines"]) == 1
 
 
-def test_files(read, networks, tmp_path):
-    expected = read.read_picture(*networks, PNG)
-    path = tmp_path / "4.png"
-    path.write_bytes(PNG)
-    for picture in (path, str(path)):
-        answer = read.read_picture(*networks, picture)
-        assert answer == expected | {"file": str(path)}
-    with tempfile.NamedTemporaryFile() as file:
-        file.write(PNG)  # and stays at its end
-        assert read.read_picture(*networks, file) == expected
-
-
 # %% Pages
 def frames(format: str, **options) -> bytes:
     images = [digit(number).convert("RGB") for number in (4, 7)]
     return encode(images[0], format, save_all=True, append_images=images[1:], **options)
-
-
-def heic() -> bytes:
-    file = pillow_heif.from_pillow(digit(4).convert("RGB"))
-    file.add_from_pillow(digit(7).convert("RGB"))
-    file.save(buffer := io.BytesIO(), quality=-1)
-    return buffer.getvalue()
 
 
 # The data, and the numbers of its pages.
@@ -106,7 +83,6 @@ FRAMES = {
     "animated WebP": (frames("WEBP", lossless=True), [None]),
     "animated PNG": (frames("PNG"), [None]),
     "a phone's MPO": (frames("MPO", quality=95), [None]),
-    "HEIC of two": (heic(), [None]),
 }
 
 
@@ -134,10 +110,19 @@ def progressive() -> bytes:
     return data[:at] + bytes([0x27, 0x10, 0x4E, 0x20]) + data[at + 4 :]
 
 
+def noise(deviation: float) -> Image.Image:
+    grain = np.random.default_rng(1).normal(200, deviation, (300, 400))
+    return Image.fromarray(grain.clip(0, 255).astype(np.uint8))
+
+
+LIGHT = Image.linear_gradient("L").resize((400, 300)).point(lambda v: 120 + v // 2)
 REFUSED = {
     "white": (BLANK, "^Image: no digits found$"),
     "one pixel": (Image.new("L", (1, 1)), "no digits found"),
     "a row of pixels": (Image.new("L", (900, 1), 200), "no digits found"),
+    "grain": (noise(4), "no digits found"),
+    "coarse grain": (noise(25), "no digits found"),
+    "uneven light": (LIGHT, "no digits found"),
     "a flat array": (np.zeros(9), r"^ndarray: shape \(9,\) is not"),
     "five channels": (np.zeros((9, 9, 5)), r"shape \(9, 9, 5\) is not"),
     "no pixels": (np.zeros((0, 9)), r"shape \(0, 9\) is not"),
@@ -159,64 +144,13 @@ def test_refused(name, read, networks):
         read.read_picture(*networks, picture)
 
 
-def test_a_fault_of_ours_is_no_error_of_the_picture(read, networks, monkeypatch):
-    monkeypatch.setattr(read, "find_digits", lambda *_: 1 // 0)
-    with pytest.raises(ZeroDivisionError):
-        read.read_picture(*networks, digit())
-
-
-def test_a_jpeg_of_200_megapixels(read, networks, tmp_path):
+def test_a_jpeg_of_200_megapixels(read, tmp_path):
     """It is decoded at an eighth of its size."""
     data = encode(Image.new("L", (20000, 10000), 255), "JPEG")
     (tmp_path / "large.jpg").write_bytes(data)
     for picture in (data, tmp_path / "large.jpg"):
-        with pytest.raises(read.Error, match="no digits found"):
-            read.read_picture(*networks, picture)
-    image = read.open_picture(data)
-    assert read.decode(image)[1] == 12.5 and image.size == (2500, 1250)
-
-
-# %% What is said
-def test_lines_and_marks(read, networks, monkeypatch, capsys):
-    """Two lines, a mark in the second, in a picture that is read at half its size."""
-    numbers = (4, 7, 9)
-    alone = [read.read_picture(*networks, digit(number)) for number in numbers]
-    best = [answer["probability"] for answer in alone]
-    images = np.stack([np.asarray(digit(number)) for number in numbers])
-    boxes = np.array([[10.0, 10, 20, 30], [40, 10, 20, 30], [10, 60, 20, 30]])
-    found = read.Found(images, boxes, [0, 0, 1], [[], [(32.2, 80, 4, 4)]])
-    monkeypatch.setattr(read, "find_digits", lambda *_: found)
-    answer = read.read_picture(*networks, np.zeros((3200, 100), np.uint8))
-    first, second = answer["lines"]
-    assert [first["text"], second["text"]] == [
-        alone[0]["lines"][0]["text"] + alone[1]["lines"][0]["text"],
-        alone[2]["lines"][0]["text"],
-    ]
-    assert first["probability"] == pytest.approx(best[0] * best[1])
-    assert answer["probability"] == pytest.approx(np.prod(best))
-    boxes = [entry["box"] for entry in first["digits"]]
-    assert boxes == [[20, 20, 40, 60], [80, 20, 40, 60]]
-    assert first["marks"] == [] and second["marks"] == [[64, 160, 8, 8]]
-    assert first["unsure"] == (min(best[:2]) < 0.6)
-    assert second["unsure"] and answer["unsure"]
-    how = argparse.Namespace(json=False, csv=False, plots=None)
-    assert read.report([(answer, images)], how) == 0
-    words, marked = capsys.readouterr().out.splitlines()
-    assert marked.startswith(" ") and "unsure" in marked
-    assert ("unsure" in words) == first["unsure"]
-
-
-def test_importing_changes_no_setting(read):
-    threads = cv2.getNumThreads(), torch.get_num_threads()
-    filters, formats = list(warnings.filters), dict(Image.EXTENSION)
-    gc.disable()
-    import_script("read")
-    assert not gc.isenabled()
-    gc.enable()
-    import_script("read")
-    assert gc.isenabled() and gc.get_freeze_count() == 0
-    assert (cv2.getNumThreads(), torch.get_num_threads()) == threads
-    assert warnings.filters == filters and formats == Image.EXTENSION
+        image = read.open_picture(picture)
+        assert read.decode(image)[1] == 12.5 and image.size == (2500, 1250)
 
 
 def test_memory_holds_a_hundred_pictures(read, networks):
@@ -228,9 +162,6 @@ def test_memory_holds_a_hundred_pictures(read, networks):
 
 
 # %% As users run it
-NAMES = ["0.png", "2.png", "more/1.png", "scan.tif", "scan.tif"]
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Digits in a folder and one below it, faulty files, hidden ones, and others."""
@@ -253,25 +184,15 @@ def run_read(trained, *arguments, **options):
     return uv_run("read.py", *networks, *arguments, **options)
 
 
-def read_json(trained, *paths):
-    """`uv run read.py --json`: the pictures and the errors."""
-    result = run_read(trained, "--json", *paths)
-    answer = json.loads(result.stdout)
-    assert result.returncode == (1 if answer["errors"] else 0), result.stderr
-    return answer["images"], answer["errors"]
-
-
 def test_text(folder, trained):
     """A line for each picture, in order; errors do not stop the others."""
     result = run_read(trained, folder, "missing.png")
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    words = [
-        line.removeprefix(f"{folder}{os.sep}") for line in result.stdout.split("\n")
-    ]
+    words = result.stdout.replace(f"{folder}{os.sep}", "").splitlines()
     starts = ["0.png ", "2.png ", "more", "scan.tif page 1 ", "scan.tif page 3 "]
-    for line, start in zip(words[:-1], starts, strict=True):
+    for line, start in zip(words, starts, strict=True):
         assert line.startswith(start) and line.partition(" %")[0].split()[-2].isdigit()
-    errors = [line for line in result.stderr.splitlines() if "error: " in line]
+    errors = re.findall("error: .*", result.stderr)
     assert len(errors) == 4
     assert "damaged.jpg: not an image" in errors[0]
     assert "scan.pdf: convert it first: pdftoppm" in errors[1]
@@ -282,29 +203,28 @@ def test_text(folder, trained):
 
 def test_json_and_csv(folder, trained, read, networks):
     """They say what the network says of the 28×28 pictures as they are."""
-    images, errors = read_json(trained, folder)
-    names = [Path(image["file"]).relative_to(folder).as_posix() for image in images]
-    assert names == NAMES
-    assert [image["page"] for image in images] == [None, None, None, 1, 3]
-    names = [os.path.basename(error["file"]) for error in errors]
-    assert names == ["damaged.jpg", "scan.pdf", "scan.tif"]
-    assert [error["page"] for error in errors] == [None, None, 2]
+    result = run_read(trained, "--json", folder)
+    assert result.returncode == 1, result.stderr
+    answer = json.loads(result.stdout)
+    errors = [(os.path.basename(e["file"]), e["page"]) for e in answer["errors"]]
+    assert errors == [("damaged.jpg", None), ("scan.pdf", None), ("scan.tif", 2)]
+    where = [("0.png", None), ("2.png", None), ("more/1.png", None)]
+    where += [("scan.tif", 1), ("scan.tif", 3)]
     rows = list(csv.DictReader(io.StringIO(run_read(trained, "--csv", folder).stdout)))
-    for image, number, row in zip(images, [0, 2, 1, 4, 7], rows, strict=True):
-        expected = read.read_picture(*networks, digit(number))
-        [line], [same] = image["lines"], expected["lines"]
-        [one], [other] = line["digits"], same["digits"]
-        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
-        assert one["probability"] == max(one["probabilities"])
-        assert one["digit"] == one["probabilities"].index(one["probability"])
+    parts = zip(answer["images"], where, [0, 2, 1, 4, 7], rows, strict=True)
+    for image, (name, page), number, row in parts:
+        file = str(folder / name)
+        assert [*row] == ["file", "page", "line", "text", "probability", "unsure"]
+        assert (image["file"], image["page"]) == (file, page)
+        [line], [one] = image["lines"], image["lines"][0]["digits"]
+        [same] = read.read_picture(*networks, digit(number))["lines"]
+        expected = same["digits"][0]["probabilities"]
+        assert one["probabilities"] == pytest.approx(expected, abs=1e-5)
         assert one["box"] == [0, 0, 28, 28] and line["marks"] == []
-        assert line["text"] == str(one["digit"]) == row["text"]
-        for entry in (line, image):
-            assert entry["probability"] == pytest.approx(one["probability"])
-            assert entry["unsure"] == one["unsure"] == (one["probability"] < 0.6)
-        assert float(row["probability"]) == pytest.approx(line["probability"], abs=1e-6)
-        assert row["unsure"] == str(line["unsure"]) and row["line"] == "1"
-        assert (row["file"], row["page"]) == (image["file"], str(image["page"] or ""))
+        assert line["text"] == same["text"]
+        text, unsure = line["text"], str(line["unsure"])
+        p = f"{line['probability']:.6f}"
+        assert [*row.values()] == [file, str(page or ""), "1", text, p, unsure]
 
 
 def test_stdin_and_nothing_to_read(folder, trained, tmp_path):
@@ -326,15 +246,14 @@ def test_names(read, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     networks = "--weights", str(trained.weights), "--ink", str(INK)
-    cases = {
-        "~/?.png": ["a.png", "b.png"],
-        "~/[a].png": ["[a].png"],
-        f"{tmp_path}/*": ["[a].png", "a.png", "b.png"],
-    }
-    for pattern, names in cases.items():
-        assert read.main([*networks, "--csv", pattern]) == 0
-        rows = csv.DictReader(io.StringIO(capsys.readouterr().out))
-        assert [os.path.basename(row["file"]) for row in rows] == names
+    for pattern, names in (
+        ("~/?.png", ["a.png", "b.png"]),
+        ("~/[a].png", ["[a].png"]),
+        (f"{tmp_path}/*", ["[a].png", "a.png", "b.png"]),
+    ):
+        assert read.main([*networks, "--json", pattern]) == 0
+        images = json.loads(capsys.readouterr().out)["images"]
+        assert [os.path.basename(image["file"]) for image in images] == names
     assert read.main([*networks, "*.none"]) == 1
     assert "error: *.none: " in capsys.readouterr().err
 
@@ -350,10 +269,9 @@ def test_names_that_the_output_cannot_encode(trained, tmp_path):
 
 def test_plots(trained, tmp_path):
     digit(0).save(tmp_path / "a.tif", save_all=True, append_images=[digit(1)])
-    matplotlib = "--with", "matplotlib==3.11.2"
-    command = "uv", "run", *matplotlib, REPO / "read.py", "--ink", INK
-    options = "--weights", trained.weights, "--plots", "plots"
-    result = run(*command, *options, "a.tif", cwd=tmp_path)
+    command = ["uv", "run", "--with", "matplotlib==3.11.2", REPO / "read.py", "a.tif"]
+    options = ["--ink", INK, "--weights", trained.weights, "--plots", "plots"]
+    result = run(*command, *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     with Image.open(tmp_path / "plots/readings.png") as plot:
         blue = np.asarray(plot.convert("RGB")).astype(int) @ [-1, -1, 2] > 300
@@ -367,23 +285,23 @@ def test_to_mnist(read, predict, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     numbers = {n: [i for i in range(300) if LABELS[i] == n][:7] for n in (3, 4)}
     for label, same in numbers.items():
-        (tmp_path / f"labelled/{label}").mkdir(parents=True)
+        folder = tmp_path / f"labelled/{label}"
+        folder.mkdir(parents=True)
         for position, number in enumerate(same):
-            digit(number).save(tmp_path / f"labelled/{label}/{position}.png")
-    BLANK.save(tmp_path / "labelled/4/blank.png")
-    (tmp_path / "labelled/4/._0.png").write_bytes(b"from a Mac")
+            digit(number).save(folder / f"{position}.png")
+    BLANK.save(folder / "blank.png")
+    (folder / "._0.png").write_bytes(b"from a Mac")
     options = "--ink", str(INK), "--to-mnist=~/own"
     assert read.main([*options, str(tmp_path / "labelled")]) == 0
     output = capsys.readouterr()
-    assert output.out.endswith("own: 12 images to train, 2 (every fifth) to test\n")
-    notes = [line for line in output.err.splitlines() if "note: " in line]
-    assert len(notes) == 1 and "left out" in notes[0]
-    assert "blank.png: no digits found" in notes[0]
-    pixels, labels = predict.load(tmp_path / "own", "train")
-    assert labels.tolist() == [3] * 6 + [4] * 6
-    pixels, labels = predict.load(tmp_path / "own", "test")
+    words = "own: 12 images to train, 2 (every fifth) to test\n"
+    assert output.out.endswith(words)
+    [note] = re.findall("note: .*", output.err)
+    assert "left out" in note and "blank.png: no digits found" in note
+    assert predict.load(tmp_path / "own", "train").labels.tolist() == [3] * 6 + [4] * 6
+    images, labels = predict.load(tmp_path / "own", "test")
     assert labels.tolist() == [3, 4]
-    assert np.array_equal(pixels[0], np.asarray(digit(numbers[3][4])))
+    assert np.array_equal(images[0], np.asarray(digit(numbers[3][4])))
 
 
 def test_to_mnist_refuses(read, tmp_path):
@@ -391,7 +309,7 @@ def test_to_mnist_refuses(read, tmp_path):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     for target, source, words in (
-        ("full", "none", "full exists; name a new"),
+        ("full", "none", "full exists and is not empty"),
         ("own", "other", "three: pictures must lie in folders named 0 to 9"),
         ("own", "none", "no picture of one digit"),
     ):
@@ -402,32 +320,26 @@ def test_to_mnist_refuses(read, tmp_path):
 
 
 # %% Drawn handwriting
-def typical(label: int) -> int:
-    """The test image of a digit that is nearest to their mean."""
-    numbers = [n for n in range(1000) if LABELS[n] == label]
-    images = np.array([np.asarray(digit(n), float) for n in numbers])
-    return numbers[((images - images.mean(0)) ** 2).sum((1, 2)).argmin()]
+# The sample's test images that are nearest to the mean of their digit.
+CLEAR = [708, 43, 543, 334, 6, 546, 948, 126, 228, 817]
 
 
-CLEAR = [typical(label) for label in range(10)]
-
-
-def pen(number: int, side: int = 200) -> Image.Image:
-    """A test image of the sample, cropped to its ink, dark on white."""
-    image = digit(number)
+def pen(label: int, side: int = 200) -> Image.Image:
+    """A typical digit, cropped to its ink, dark on white."""
+    image = digit(CLEAR[label])
     image = image.crop(image.getbbox())
     size = [round(length * side / max(image.size)) for length in image.size]
     return ImageOps.invert(image.resize(size, Image.Resampling.BICUBIC))
 
 
-def photo(number: int, side: int = 200, margin: int = 100) -> Image.Image:
-    return ImageOps.expand(pen(number, side), margin, 255)
+def photo(label: int) -> Image.Image:
+    return ImageOps.expand(pen(label), 100, 255)
 
 
 def write(page: Image.Image, text: str, x: int, y: int, side=90, fall=0.0) -> None:
     """Write digits in a row whose middle begins at (x, y); it falls by `fall`."""
     for character in text:
-        ink = pen(CLEAR[int(character)], side)
+        ink = pen(int(character), side)
         at = (x, round(y - ink.height / 2))
         page.paste(0, at, ImageOps.invert(ink))
         step = ink.width + side // 3
@@ -442,32 +354,11 @@ def page(*lines: str, **how) -> Image.Image:
     return sheet
 
 
-def dark_corners() -> Image.Image:
-    pixels = np.asarray(page("480", "216"), np.float32)
-    y, x = np.mgrid[-1 : 1 : pixels.shape[0] * 1j, -1 : 1 : pixels.shape[1] * 1j]
-    return Image.fromarray((pixels * (1 - 0.4 * (x * x + y * y))).astype(np.uint8))
-
-
-def dark_object() -> Image.Image:
-    sheet = page("3852", "")
-    ImageDraw.Draw(sheet).rounded_rectangle((250, 480, 900, 700), 40, 30)
-    return sheet
-
-
 def two_columns() -> Image.Image:
     sheet = page("123", "786")
     write(sheet, "40", 650, 180)
     write(sheet, "52", 650, 380)
     return sheet
-
-
-def halo() -> Image.Image:
-    """A light 8 with a dark halo, whose holes are darker than all else."""
-    strokes = ImageOps.invert(photo(CLEAR[8]))
-    around = cv2.GaussianBlur(np.asarray(strokes), (0, 0), 15)
-    pixels = 150 - 0.5 * around
-    pixels += (245 - pixels) * np.asarray(strokes) / 255
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def polyline(*strokes, width: int = 14) -> Image.Image:
@@ -477,43 +368,50 @@ def polyline(*strokes, width: int = 14) -> Image.Image:
     return image
 
 
-def five() -> Image.Image:
-    """A 5 whose flag does not touch its body."""
-    body = [(165, 125), (158, 190), (200, 178), (240, 200), (250, 245), (220, 290)]
-    return polyline([*body, (170, 295), (145, 275)], [(190, 108), (262, 104)])
-
-
-def one_with_a_foot() -> Image.Image:
-    return polyline([(165, 150), (205, 100), (205, 290)], [(150, 292), (262, 292)])
-
-
-def stretched() -> Image.Image:
-    """A 4 that fills 28×28: not laid out like MNIST."""
-    image = digit(CLEAR[4])
-    return image.crop(image.getbbox()).resize((28, 28), Image.Resampling.BICUBIC)
-
-
+# A 4 that fills 28×28: not laid out like MNIST.
+STRETCHED = digit(CLEAR[4]).crop(digit(CLEAR[4]).getbbox()).resize((28, 28))
+BODY = [(165, 125), (158, 190), (200, 178), (248, 225), (215, 292), (145, 278)]
+FLAG = [(190, 108), (262, 104)]
+FOOTED = [(165, 150), (205, 100), (205, 290)], [(150, 292), (262, 292)]
+EIGHT = [
+    (200, 80),
+    (150, 130),
+    (250, 250),
+    (200, 310),
+    (150, 250),
+    (250, 130),
+    (200, 80),
+]
 # What a picture shows, and the lines to read.
 PICTURES = {
-    "one digit": (photo(CLEAR[7]), ["7"]),
+    "one digit": (photo(7), ["7"]),
     "a row": (page("2480"), ["2480"]),
     "lines, top to bottom": (page("12345", "67890"), ["12345", "67890"]),
     "a sloping row": (page("4826", side=100, fall=0.45), ["4826"]),
     "two columns": (two_columns(), ["12340", "78652"]),
     "light on dark": (ImageOps.invert(page("94")), ["94"]),
-    "a dark halo": (halo(), ["8"]),
-    "dark corners": (dark_corners(), ["480", "216"]),
-    "a dark object at the edge": (dark_object(), ["3852"]),
-    "a 5's flag apart": (five(), ["5"]),
-    "a 1 with a foot": (one_with_a_foot(), ["1"]),
-    "a stretched crop": (stretched(), ["4"]),
+    "a 5's flag apart": (polyline(BODY, FLAG), ["5"]),
+    "a 1 with a foot": (polyline(*FOOTED), ["1"]),
+    "thin strokes": (polyline(EIGHT, width=6), ["8"]),
+    "thick strokes": (polyline(EIGHT, width=24), ["8"]),
+    "a stretched crop": (STRETCHED, ["4"]),
 }
 
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_drawn_pictures(name, read, networks):
-    image, lines = PICTURES[name]
-    assert texts(read.read_picture(*networks, image)) == lines
+    image, expected = PICTURES[name]
+    answer = read.read_picture(*networks, image)
+    lines = answer["lines"]
+    assert texts(answer) == expected
+    assert name == "two columns" or not any(line["marks"] for line in lines)
+    for line in lines:
+        odds = [entry["probability"] for entry in line["digits"]]
+        assert line["probability"] == pytest.approx(np.prod(odds))
+        assert line["unsure"] == (min(odds) < 0.6 or line["marks"] != [])
+    product = np.prod([line["probability"] for line in lines])
+    assert answer["probability"] == pytest.approx(product)
+    assert answer["unsure"] == any(line["unsure"] for line in lines)
 
 
 def marked(*strokes, end=400) -> Image.Image:
@@ -534,37 +432,16 @@ MARKS = {  # in a line that is read 1250, and where the mark begins
 
 @pytest.mark.parametrize("name", MARKS)
 def test_what_is_no_digit_makes_a_line_unsure(name, read, networks):
+    """Also in a large picture, which is read scaled."""
     image, left = MARKS[name]
-    [line] = read.read_picture(*networks, image)["lines"]
-    assert line["text"] == "1250" and line["unsure"]
-    [(x, y, w, h)] = line["marks"]
+    image = image.resize((3 * image.width, 3 * image.height))
+    answer = read.read_picture(*networks, image)
+    [line] = answer["lines"]
+    assert line["text"] == "1250" and line["unsure"] and answer["unsure"]
+    [(x, y, w, h)] = np.divide(line["marks"], 3)
     assert abs(x - left) < 15 and 120 < y + h / 2 < 240 and w < 230 and h < 120
-
-
-def test_clean_lines_have_no_marks(read, networks):
-    for name in ("a row", "lines, top to bottom", "a 5's flag apart"):
-        answer = read.read_picture(*networks, PICTURES[name][0])
-        assert [line["marks"] for line in answer["lines"]] == [[]] * len(
-            answer["lines"]
-        )
-
-
-def noise(deviation: float) -> Image.Image:
-    grain = np.random.default_rng(1).normal(200, deviation, (300, 400))
-    return Image.fromarray(grain.clip(0, 255).astype(np.uint8))
-
-
-def gradient() -> Image.Image:
-    return Image.linear_gradient("L").resize((400, 300)).point(lambda v: 120 + v // 2)
-
-
-PAPER = {"grain": noise(4), "coarse grain": noise(25), "uneven light": gradient()}
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_drawn_paper(name, read, networks):
-    with pytest.raises(read.Error, match="no digits found"):
-        read.read_picture(*networks, PAPER[name])
+    [words] = read.text_lines(answer)
+    assert words.split()[0] == "1250" and words.split()[3] == "unsure"
 
 
 def test_boxes_lie_on_the_digits_of_the_upright_picture(read, networks, tmp_path):
@@ -585,36 +462,11 @@ def test_boxes_lie_on_the_digits_of_the_upright_picture(read, networks, tmp_path
     assert not dark.any()
 
 
-def test_mnist_passes_as_it_is_and_stretched_crops_do_not(read, networks):
+def test_mnist_passes_as_it_is_and_stretched_crops_do_not(read):
     for number in range(1000):
         pixels = np.asarray(digit(number).convert("RGB"))
-        digits = read.find_digits(None, pixels)
-        assert np.array_equal(digits.images[0], pixels[..., 0])
-        assert digits.lines == [0]
-    pixels = np.asarray(stretched().convert("RGB"))
-    found = read.find_digits(networks[1], pixels).images[0]
-    rows, columns = np.flatnonzero(found.any(1)), np.flatnonzero(found.any(0))
-    assert max(np.ptp(rows), np.ptp(columns)) == 19
-
-
-def test_strokes_keep_their_holes_and_hairlines(read, networks):
-    """The 28×28 has the whole height of the digit; a 0 keeps its thin sides."""
-    thin, thick, zero = (Image.new("L", (300, 400), 255) for _ in range(3))
-    for image, width in ((thin, 6), (thick, 24)):
-        draw = ImageDraw.Draw(image)
-        draw.ellipse((100, 60, 200, 180), outline=0, width=width)
-        draw.ellipse((85, 180, 215, 340), outline=0, width=width)
-    draw = ImageDraw.Draw(zero)
-    draw.ellipse((80, 60, 220, 340), fill=0)
-    draw.ellipse((86, 90, 214, 310), fill=255)  # 6 pixels of ink aside, 30 above
-    for image, holes in ((thin, 2), (thick, 2), (zero, 1)):
-        [pixels] = read.find_digits(
-            networks[1], np.asarray(image.convert("RGB"))
-        ).images
-        paper = (np.pad(pixels, 1) < 100).astype(np.uint8)
-        count, _ = cv2.connectedComponents(paper, connectivity=4)
-        assert count == 2 + holes
-        assert (pixels.max(1) > 0).sum() == 20
+        assert np.array_equal(read.find_digits(None, pixels).images[0], pixels[..., 0])
+    assert not read.is_mnist(np.asarray(STRETCHED))
 
 
 FORMATS = {
@@ -633,7 +485,7 @@ FORMATS = {
 def test_formats(trained, tmp_path):
     """Every form of a digit is read; 108 megapixels are no bomb."""
     for number in range(8):
-        plain = photo(CLEAR[number])
+        plain = photo(number)
         for name, convert in FORMATS.items():
             convert(plain).save(tmp_path / f"{number}-{name}")
         for ink in ("black", "white"):
@@ -641,9 +493,10 @@ def test_formats(trained, tmp_path):
             layer.putalpha(ImageOps.invert(plain))
             layer.save(tmp_path / f"{number}-{ink}-on-nothing.png")
     plain.resize((12000, 9000)).save(tmp_path / "7-huge.png")
-    images, errors = read_json(trained, tmp_path)
+    result = run_read(trained, "--json", tmp_path)
+    assert result.returncode == 0, result.stderr
+    images = json.loads(result.stdout)["images"]
     names = [os.path.basename(image["file"]) for image in images]
-    assert not errors
     assert [texts(image) for image in images] == [[name[0]] for name in names]
     assert len(images) == 8 * (len(FORMATS) + 2) + 1
 
