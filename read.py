@@ -204,6 +204,7 @@ class Found(NamedTuple):
     """The digits of a picture in reading order."""
 
     images: np.ndarray  # (n, 28, 28) uint8, light on black
+    votes: np.ndarray  # (n,) probability that it is a digit at all
     boxes: np.ndarray  # (n, 4) x, y, width, height in pixels of the picture
     lines: list[int]  # the line of writing of each, from 0
     marks: list[list]  # of each line: boxes of what is no digit, and of wide gaps
@@ -216,7 +217,7 @@ class Blobs(NamedTuple):
     labels: np.ndarray  # (h, w) int32: the blob of each pixel
     boxes: np.ndarray  # (n, 4) int: left, top, right, bottom
     sizes: np.ndarray  # (n,) the larger of height and half the width; 0 if faint
-    digits: np.ndarray  # (n,) bool: is it of a digit?
+    votes: np.ndarray  # (n,) probability that it is of a digit
     height: float  # of a digit: median of sizes, weighted by ink × size; 0 if none
 
 
@@ -263,18 +264,18 @@ def find_blobs(ink: np.ndarray, digit: np.ndarray) -> Blobs:
     sizes[np.bincount(labels[ink > STRONG], minlength=n) == 0] = 0
     sizes[0] = 0
     mass, votes = (np.bincount(labels.flat, x.flat, n) for x in (ink, ink * digit))
-    digits = (votes > OF_DIGIT * mass) & (sizes > 0)
+    votes = np.where(sizes > 0, votes / mass.clip(1e-9), 0)
     order = sizes.argsort()
-    total = (mass * sizes * digits)[order].cumsum()
+    total = (mass * sizes * (votes > OF_DIGIT))[order].cumsum()
     middle = order[np.searchsorted(total, total[-1] / 2)]
-    height = sizes[middle] if digits.any() else 0
-    return Blobs(ink, labels, boxes, sizes, digits, height)
+    height = sizes[middle] if total[-1] else 0
+    return Blobs(ink, labels, boxes, sizes, votes, height)
 
 
 def join_pieces(blobs: Blobs) -> tuple[list[list[int]], list[int]]:
     """The blobs of each digit, and those that are of none."""
     is_small = blobs.sizes <= FLAG * blobs.height
-    large = np.flatnonzero(blobs.digits & ~is_small)
+    large = np.flatnonzero((blobs.votes > OF_DIGIT) & ~is_small)
     digits, others = [[i] for i in large], []
     starts, ends = blobs.boxes[:, :2], blobs.boxes[:, 2:]
     for i in np.setdiff1d(np.flatnonzero(blobs.sizes), large):
@@ -392,9 +393,10 @@ def find_digits(ink: nn.Module, pixels: np.ndarray) -> Found:
     """
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     if is_mnist(grey):
-        return Found(grey[None], np.array([[0, 0, 28, 28]]), [0], [[]])
+        return Found(grey[None], np.ones(1), np.array([[0, 0, 28, 28]]), [0], [[]])
     blobs, scale = look_twice(ink, grey)
     digits, others = join_pieces(blobs)
+    votes = blobs.votes[[large for large, *_ in digits]]
     images, boxes = [], []
     for digit in digits:
         left, top = blobs.boxes[digit, :2].min(0)
@@ -409,7 +411,8 @@ def find_digits(ink: nn.Module, pixels: np.ndarray) -> Found:
     order = np.concatenate(lines)
     numbers = np.repeat(range(len(lines)), [len(line) for line in lines])
     boxes, *marks = (np.array(x).reshape(-1, 4) / scale for x in (boxes, *marks))
-    return Found(np.stack(images)[order], boxes[order], numbers.tolist(), marks)
+    images = np.stack(images)[order]
+    return Found(images, votes[order], boxes[order], numbers.tolist(), marks)
 
 
 # %% Pictures
@@ -521,7 +524,8 @@ def read_pages(model: SimpleCNN, ink: nn.Module, picture) -> list[Page]:
             found = find_digits(ink, pixels)
             images = found.images
             logits = classify(model, torch.from_numpy(images))
-            page |= describe(found, reduction, logits.softmax(1))
+            votes = torch.from_numpy(found.votes)[:, None]
+            page |= describe(found, reduction, votes * logits.softmax(1))
         except Error as error:
             page["error"] = str(error)
         pages.append((page, images))

@@ -309,7 +309,7 @@ def test_to_mnist_refuses(read, tmp_path):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     for target, source, words in (
-        ("full", "none", "full exists and is not empty"),
+        ("full", "none", "full exists; name a new"),
         ("own", "other", "three: pictures must lie in folders named 0 to 9"),
         ("own", "none", "no picture of one digit"),
     ):
