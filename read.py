@@ -549,7 +549,8 @@ def read_picture(model: SimpleCNN, ink: nn.Module, picture) -> dict:
     "lines" has of each line of writing its "text", "probability", "digits" and the
     boxes of "marks" in it that are no digits; a digit has its "digit", "probability",
     ten "probabilities" and "box": x, y, width, height in pixels of the upright picture.
-    "unsure" is what is doubtful or has marks. Raises Error if there is nothing to read.
+    The ten sum to how likely it is a digit at all. "unsure" is what is doubtful or has
+    marks. Raises Error if there is nothing to read.
     """
     (answer, _), *more = read_pages(model, ink, picture)
     name = answer["file"] or type(picture).__name__

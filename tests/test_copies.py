@@ -11,7 +11,7 @@ COPIED = (
     "SimpleCNN normalize classify Error load_weights Digits find_data read_idx load"
 )
 COPIED += " MNIST_DIR SAMPLE_DIR convolutions InkNet standardize"
-COPIED += " orthogonalize Muon"
+COPIED += " one_cycle orthogonalize Muon"
 
 
 def definitions(script: str) -> dict[str, str]:

@@ -462,6 +462,21 @@ def test_boxes_lie_on_the_digits_of_the_upright_picture(read, networks, tmp_path
     assert not dark.any()
 
 
+def test_what_may_be_no_digit_is_less_likely(read, networks, monkeypatch):
+    """Each of the ten is as much less likely."""
+    pixels = np.asarray(digit(3).convert("RGB"))
+    found = read.find_digits(None, pixels)
+    first = read.read_picture(*networks, pixels)["lines"][0]["digits"][0]
+    assert sum(first["probabilities"]) == pytest.approx(1)
+    doubted = found._replace(votes=np.array([0.5]))
+    monkeypatch.setattr(read, "find_digits", lambda *_: doubted)
+    [line] = read.read_picture(*networks, pixels)["lines"]
+    [other] = line["digits"]
+    halves = np.array(first["probabilities"]) / 2
+    assert other["probabilities"] == pytest.approx(halves)
+    assert line["unsure"] and other["unsure"]
+
+
 def test_mnist_passes_as_it_is_and_stretched_crops_do_not(read):
     for number in range(1000):
         pixels = np.asarray(digit(number).convert("RGB"))
