@@ -87,7 +87,7 @@ class Digits(NamedTuple):
 
 
 def read_idx(data_dir: Path, name: str, *shape: int) -> Tensor:
-    """Read (N, *shape) uint8 from the nearest such file below a folder."""
+    """Read (N, *shape) uint8 from such a file below a folder, the least deep."""
     pattern = name.replace("-idx", "?idx") + "*"  # ? for Kaggle's ".idx"
     paths = sorted(p for p in data_dir.rglob(pattern) if p.is_file())
     if not paths:

@@ -729,7 +729,7 @@ def orthogonalize(x: Tensor) -> Tensor:
 
 
 class Muon:  # torch.optim.Muon takes no convolutions
-    """SGD with momentum; a matrix's step is equally long in all directions."""
+    """SGD whose steps have one length, those of a matrix in all directions."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype):
         self.momenta = {p: torch.zeros_like(p) for p in model.parameters()}
@@ -741,7 +741,7 @@ class Muon:  # torch.optim.Muon takes no convolutions
             momentum.mul_(MOMENTUM).add_(p.grad)
             nesterov = p.grad + MOMENTUM * momentum
             update = nesterov.reshape(len(p), -1).to(self.dtype)
-            update /= update.norm() + 1e-7
+            update /= update.norm() + 1e-7  # singular values are at most 1
             if p.ndim > 1:  # not a bias
                 update = orthogonalize(update)
             p.mul_(1 - lr * WEIGHT_DECAY)
