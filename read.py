@@ -21,8 +21,8 @@
     uv run read.py --json photo.jpg           boxes and probabilities, for programs
     uv run read.py --to-mnist own labelled/   own pictures, for train.py
 
-A line of writing is a line of output, and `unsure` if it is doubtful or has more than
-digits in it. Hidden files in folders are left out.
+A line of writing is a line of output; it is `unsure` if it is doubtful or other ink
+stands in it. Hidden files in folders are left out.
 
     photo.jpg          1985     98.2 %
     scan.tif page 2    12345    97.0 %
@@ -188,13 +188,13 @@ def load_weights(
 # A first look finds how high digits are, a second one their strokes. Heights are those
 # of a digit. The numbers were chosen on half of strangers' pictures (tests/README.md).
 SIDES = 32, 45, 64, 90, 128, 181, 256, 362, 512, 724, 1024  # pixels of the longer side
-LEGIBLE = 18  # pixels of a digit's height: the first look is at the first such side
+LEGIBLE = 18  # pixels of a digit's height, at least, at the side of the first look
 CLOSE = 40  # pixels of a digit's height in the second look
 AGREE = 1.4  # times: where the two looks differ more, the next side is tried
 LARGEST = 1600  # pixels of the longer side: bounds time and memory
-WEAK, STRONG = 0.4, 0.9  # probability of ink, and what a blob of ink has somewhere
+WEAK, STRONG = 0.4, 0.9  # probability of ink; a blob reaches the second somewhere
 OF_DIGIT = 0.4  # mean probability that the ink of a blob is a digit's
-FLAG, NEAR = 0.55, 0.12  # heights: a piece up to this size joins a digit so near
+FLAG, NEAR = 0.55, 0.12  # heights: a piece (of a 5) joins a digit so near
 MARK = 0.09  # heights: what is smaller is dirt
 OVERLAP = 0.25  # of the smaller digit's height: with more, both are in one line
 STROKE, CENTRE = (2, 3.5), 14  # pixels of 28: MNIST's stroke width, centre of mass
@@ -299,6 +299,7 @@ def group_lines(boxes: np.ndarray) -> list[list[int]]:
     for i in x.argsort():
         overlaps = []
         for line in lines:
+            # The slope of its last three digits, up to two heights on.
             before, last = line[-3 if len(line) > 2 else -1], line[-1]
             slope = (y[last] - y[before]) / max(x[last] - x[before], 1)
             move = np.clip(slope, -1, 1) * min(x[i] - x[last], 2 * height[last])
@@ -336,8 +337,8 @@ def fit(mask: np.ndarray) -> np.ndarray:
 def find_marks(blobs: Blobs, others: list[int], boxes, lines) -> list[list]:
     """Of each line of digits the boxes of other ink in it, and of wide gaps.
 
-    A gap is wide if it is a height more than twice the median of its line, which takes
-    four digits or more.
+    A gap is wide if it is a height more than twice the median of its line: in less than
+    four digits the wide gap itself is the median, or near it.
     """
     marks = [[] for _ in lines]
     line_of = {digit: n for n, line in enumerate(lines) for digit in line}
@@ -365,8 +366,8 @@ def find_marks(blobs: Blobs, others: list[int], boxes, lines) -> list[list]:
 def look_twice(ink: nn.Module, grey: np.ndarray) -> tuple[Blobs, float]:
     """The ink at the scale at which digits are CLOSE high, and that scale.
 
-    How high they are says the first look with which the second agrees or, if there is
-    none, the one that comes nearest. Raises Error if there are no digits.
+    The height comes from the first look that the second confirms; else from that which
+    is closest to it. Raises Error if there are no digits.
     """
     best, least = None, np.inf
     for side in SIDES:
@@ -379,7 +380,7 @@ def look_twice(ink: nn.Module, grey: np.ndarray) -> tuple[Blobs, float]:
             difference = abs(math.log(max(1, blobs.height) / (close * height)))
             if blobs.height and difference < least:
                 best, least = (blobs, close), difference
-        if least < math.log(AGREE) or (best and scale > 4):
+        if least < math.log(AGREE) or (best and scale > 4):  # larger shows no more
             break
     if not best:
         raise Error("no digits found")
@@ -403,7 +404,7 @@ def find_digits(ink: nn.Module, pixels: np.ndarray) -> Found:
         right, bottom = blobs.boxes[digit, 2:].max(0)
         part = np.s_[top:bottom, left:right]
         strokes = np.where(np.isin(blobs.labels[part], digit), blobs.ink[part], 0)
-        images.append(fit(cv2.resize(strokes, None, fx=2, fy=2) > WEAK))
+        images.append(fit(cv2.resize(strokes, None, fx=2, fy=2) > WEAK))  # smooth
         boxes.append((left, top, right - left, bottom - top))
     boxes = np.array(boxes)
     lines = group_lines(boxes)
@@ -435,7 +436,7 @@ def open_picture(picture) -> Image.Image:
     if isinstance(picture, Image.Image):
         return picture.copy()  # `draft` would change it
     if hasattr(picture, "read"):
-        return Image.open(picture)
+        return open_file(picture)
     if not isinstance(picture, (str, os.PathLike, bytes)):
         return from_array(picture)
     if picture == "-":
@@ -444,11 +445,20 @@ def open_picture(picture) -> Image.Image:
         picture = io.BytesIO(picture)
     elif str(picture).lower().endswith(".pdf"):
         raise Error("convert it first: pdftoppm -r 150 -png FILE scan")
-    with suppress(SyntaxError):  # no JPEG
-        image = JpegImageFile(picture)
-        if "progressive" not in image.info:
-            return image  # however large, as `draft` makes it small
-    return Image.open(picture)
+    return open_file(picture)
+
+
+def open_file(file) -> Image.Image:
+    try:
+        return Image.open(file)
+    except Image.DecompressionBombError:
+        if hasattr(file, "seek"):
+            file.seek(0)
+        with suppress(SyntaxError):  # no JPEG
+            image = JpegImageFile(file)
+            if "progressive" not in image.info:  # those need memory for all of it
+                return image  # `draft` makes it small
+        raise
 
 
 def decode(image: Image.Image) -> tuple[np.ndarray, float]:
@@ -465,8 +475,9 @@ def decode(image: Image.Image) -> tuple[np.ndarray, float]:
             image = Image.alpha_composite(Image.new("RGBA", layer.size, paper), layer)
             if image.convert("L").getextrema()[0] <= 240:
                 break
+    image = image.convert("RGB")  # first: of two colours or a palette no mean is taken
     image.thumbnail((LARGEST, LARGEST))
-    return np.asarray(image.convert("RGB")), longer / max(image.size)
+    return np.asarray(image), longer / max(image.size)
 
 
 def decode_pages(picture) -> Iterator[tuple[np.ndarray, float] | str]:
@@ -573,12 +584,14 @@ def find_files(paths: list[str]) -> list[str]:
         if not os.path.isdir(path):
             files.append(path)
             continue
-        for name in sorted(glob("**", root_dir=path, recursive=True)):
-            file = Path(path, name)
+        for file in sorted(Path(path).rglob("*")):
+            hidden = any(name[0] == "." for name in file.relative_to(path).parts)
+            if hidden or not file.is_file():
+                continue
             if file.suffix.lower() in suffixes:
                 files.append(str(file))
-            elif file.is_file():
-                others.add(file.suffix or name)
+            else:
+                others.add(file.suffix or file.name)
     if others:
         print("note: passed over other files:", *sorted(others), file=sys.stderr)
     return files
@@ -596,7 +609,7 @@ def write_mnist(ink: nn.Module, files: list[str], target: Path) -> None:
     """
     if target.exists():
         raise Error(f"{target} exists; name a new folder")
-    for folder in [Path(file).parent for file in files]:
+    for folder in [Path(file).absolute().parent for file in files]:
         if folder.name not in [*"0123456789"]:
             raise Error(f"{folder}: pictures must lie in folders named 0 to 9")
     images, labels = [], []
@@ -604,7 +617,7 @@ def write_mnist(ink: nn.Module, files: list[str], target: Path) -> None:
     for page, digits in tqdm(pages, total=len(files), unit=" images", disable=None):
         if len(digits) == 1:
             images.append(digits[0])
-            labels.append(int(Path(page["file"]).parent.name))
+            labels.append(int(Path(page["file"]).absolute().parent.name))
         else:
             reason = page.get("error", f"{len(digits)} digits")
             print(f"note: left out {title(page)}: {reason}", file=sys.stderr)
@@ -729,8 +742,12 @@ if AS_COMMAND:
     cv2.setNumThreads(1)
     warnings.filterwarnings("ignore", module="PIL")  # large pictures, odd metadata
     try:
-        sys.exit(main())
-    except (BrokenPipeError, KeyboardInterrupt):  # of `| head`, of Ctrl-C
+        status = main()
+        sys.stdout.flush()  # here, as it may fail
+    except BrokenPipeError:  # of `| head`
         os._exit(1)  # without a word
+    except KeyboardInterrupt:
+        status = 130
     except (Error, OSError) as error:
-        sys.exit("error: " + " ".join(str(error).split()))
+        status = "error: " + " ".join(str(error).split())
+    sys.exit(status)
