@@ -1,5 +1,6 @@
 """read.py on a user's own pictures: what it reads, how it says so, what it refuses."""
 
+import argparse
 import csv
 import io
 import json
@@ -431,7 +432,7 @@ MARKS = {  # in a line that is read 1250, and where the mark begins
 
 
 @pytest.mark.parametrize("name", MARKS)
-def test_what_is_no_digit_makes_a_line_unsure(name, read, networks):
+def test_what_is_no_digit_makes_a_line_unsure(name, read, networks, capsys):
     """Also in a large picture, which is read scaled."""
     image, left = MARKS[name]
     image = image.resize((3 * image.width, 3 * image.height))
@@ -440,8 +441,10 @@ def test_what_is_no_digit_makes_a_line_unsure(name, read, networks):
     assert line["text"] == "1250" and line["unsure"] and answer["unsure"]
     [(x, y, w, h)] = np.divide(line["marks"], 3)
     assert abs(x - left) < 15 and 120 < y + h / 2 < 240 and w < 230 and h < 120
-    [words] = read.text_lines(answer)
-    assert words.split()[0] == "1250" and words.split()[3] == "unsure"
+    how = argparse.Namespace(json=False, csv=False, plots=None)
+    assert read.report([(answer, [])], how) == 0
+    words = capsys.readouterr().out.split()
+    assert words[0] == "1250" and words[3] == "unsure"
 
 
 def test_boxes_lie_on_the_digits_of_the_upright_picture(read, networks, tmp_path):
