@@ -43,7 +43,7 @@ from random import Random
 import numpy as np
 import pillow_heif  # writes HEIC, which pi-heif only reads
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 REPO = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPO))
@@ -82,7 +82,8 @@ def make_pictures() -> list[bytes]:
     rotated[0x0112] = 6  # orientation
     for width, height in SIZES:
         drawn = Image.new("L", (width, height), 255)
-        drawn.paste(0, (width // 3, 0, width // 2 + 1, height * 3 // 4 + 1))
+        ring = width // 3, height // 6, 2 * width // 3, 5 * height // 6  # a 0
+        ImageDraw.Draw(drawn).ellipse(ring, outline=0, width=2)
         colour = drawn.convert("RGB")
         add(pillow_heif.from_pillow(colour))
         for format in FORMATS:
