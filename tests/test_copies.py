@@ -11,7 +11,6 @@ COPIED = (
     "SimpleCNN normalize classify Error load_weights Digits find_data read_idx load"
 )
 COPIED += " MNIST_DIR SAMPLE_DIR convolutions InkNet standardize"
-COPIED += " one_cycle orthogonalize Muon"
 
 
 def definitions(script: str) -> dict[str, str]:
