@@ -15,7 +15,7 @@
 # %% Start
 """Train the network that finds ink in read.py; write data/ink.pt.
 
-    uv run data/make_ink.py                      11 minutes on two cores
+    uv run data/make_ink.py                      11 minutes on two cores (bf16)
     uv run data/make_ink.py --start data/ink.pt --seed 1 --steps 8000 --lr 2.5e-3
     uv run data/make_ink.py --pages pages.png    sixty pages, and the ink on them
 
